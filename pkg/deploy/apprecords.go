@@ -15,13 +15,15 @@ import (
 	"k8s.io/client-go/metadata"
 )
 
-// appRecords are the ConfigMaps in which kapp keeps its state, as they were when a session began: for calls that only
-// look, so that these ask for none of them again.
+// appRecords are the ConfigMaps in which kapp keeps its state, and the namespaces, as they were when a session began: for
+// calls that only look, so that these ask for none of them again.
 type appRecords struct {
 	// found are those of the runtime's apps, by name.
 	found map[string]*corev1.ConfigMap
 	// names are those of all ConfigMaps in the namespace; nil if there are too many to list.
 	names sets.Set[string]
+	// namespaces returns the names of all namespaces, or nil if they are not known. Optional.
+	namespaces func() sets.Set[string]
 }
 
 func newAppRecords(installed []Installed) *appRecords {
@@ -43,17 +45,26 @@ func (r *appRecords) find(name string) (*corev1.ConfigMap, bool) {
 	return nil, r.names != nil && !r.names.Has(name)
 }
 
-// listConfigMaps returns the names of the ConfigMaps in the cluster's namespace, or nil if there are more than a few
-// requests can list.
-func (c *Cluster) listConfigMaps(ctx context.Context) (sets.Set[string], error) {
+// hasNamespace reports whether there is a namespace, and whether that is known.
+func (r *appRecords) hasNamespace(name string) (exists, known bool) {
+	if r == nil || r.namespaces == nil {
+		return false, false
+	}
+	names := r.namespaces()
+	return names.Has(name), names != nil
+}
+
+// listNamesOf returns the names of the objects of a kind in a namespace, or nil if there are more than a few requests
+// can list.
+func (c *Cluster) listNamesOf(ctx context.Context, plural, namespace string) (sets.Set[string], error) {
 	client, err := metadata.NewForConfig(c.config)
 	if err != nil {
 		return nil, err
 	}
-	configMaps := client.Resource(corev1.SchemeGroupVersion.WithResource("configmaps")).Namespace(c.namespace)
-	all, complete, err := listPages(ctx, configMaps, metav1.ListOptions{}, configMapPages)
+	objects := client.Resource(corev1.SchemeGroupVersion.WithResource(plural)).Namespace(namespace)
+	all, complete, err := listPages(ctx, objects, metav1.ListOptions{}, namePages)
 	if err != nil {
-		return nil, fmt.Errorf("list the configmaps in namespace %s: %w", c.namespace, err)
+		return nil, fmt.Errorf("list %s in namespace %q: %w", plural, namespace, err)
 	}
 	if !complete {
 		return nil, nil
@@ -65,8 +76,27 @@ func (c *Cluster) listConfigMaps(ctx context.Context) (sets.Set[string], error) 
 	return names, nil
 }
 
-// configMapPages is how many pages of names of ConfigMaps are read. Where there are more, each name is asked for.
-const configMapPages = 2
+const (
+	// namePages is how many pages of names are read. Where there are more, each name is asked for.
+	namePages = 2
+	// fewNamespaces are asked for by name.
+	fewNamespaces = 3
+)
+
+// shareNamespaces has calls that only look share one list of all namespaces, if they would ask for more than a few that
+// the runtime brings. Who may not list them asks for each.
+func (e *engine) shareNamespaces(ctx context.Context) {
+	if e.records == nil || e.claims.newNamespaces().Len() <= fewNamespaces {
+		return
+	}
+	e.records.namespaces = sync.OnceValue(func() sets.Set[string] {
+		names, err := e.cluster.listNamesOf(ctx, "namespaces", metav1.NamespaceAll)
+		if err != nil {
+			return nil
+		}
+		return names
+	})
+}
 
 // rememberingClient answers the first question for what is served from memory, and those that
 // come after it, which kapp asks when it misses something, from the server.

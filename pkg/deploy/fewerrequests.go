@@ -177,6 +177,7 @@ type knownResources struct {
 	kappres.Resources
 	// newNamespaces are those that the runtime brings.
 	newNamespaces sets.Set[string]
+	records       *appRecords // nil in a call that may write
 
 	mu sync.Mutex
 	// namespaces are looked up once, until something is written.
@@ -185,8 +186,8 @@ type knownResources struct {
 	created map[string]kappres.Resource
 }
 
-func newKnownResources(asked kappres.Resources, newNamespaces sets.Set[string]) *knownResources {
-	return &knownResources{Resources: asked, newNamespaces: newNamespaces, created: map[string]kappres.Resource{}}
+func newKnownResources(asked kappres.Resources, newNamespaces sets.Set[string], records *appRecords) *knownResources {
+	return &knownResources{Resources: asked, newNamespaces: newNamespaces, records: records, created: map[string]kappres.Resource{}}
 }
 
 // forgetNamespaces forgets what was found out of namespaces.
@@ -207,6 +208,9 @@ func (k *knownResources) lacksNamespace(r kappres.Resource) bool {
 func (k *knownResources) isMissing(namespace string) bool {
 	if !k.newNamespaces.Has(namespace) {
 		return false
+	}
+	if exists, known := k.records.hasNamespace(namespace); known {
+		return !exists
 	}
 	k.mu.Lock()
 	if k.namespaces == nil { // something has been written

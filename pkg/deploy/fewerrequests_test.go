@@ -55,7 +55,7 @@ func TestRequestsOfAnApply(t *testing.T) {
 	r := newRig(t)
 	log := &requestLog{count: map[string]int{}}
 	c := newFaultyProxy(r, true, log.record).connect(Config{}, &clientcmdapi.AuthInfo{})
-	const bundles, objects = 3, 20
+	const bundles, objects = 4, 20
 	rt := Runtime{Name: "edge", Version: "1"}
 	for b := range bundles {
 		namespace := fmt.Sprintf("%s-%d", r.namespace, b)
@@ -80,6 +80,14 @@ func TestRequestsOfAnApply(t *testing.T) {
 	}
 	if listed := first["GET configmaps everywhere selected"]; listed > 0 {
 		t.Errorf("kapp looked %d times into all namespaces: %v", listed, first)
+	}
+	if listed := first["GET namespaces everywhere"]; listed != 1 {
+		t.Errorf("all namespaces were listed %d times, want once: %v", listed, first)
+	}
+	for b := range bundles {
+		if asked := first[fmt.Sprintf("GET %s-%d", r.namespace, b)]; asked > 1 {
+			t.Errorf("a namespace was asked for %d times, want once, before it is created: %v", asked, first)
+		}
 	}
 	if dry := first["POST configmaps dry"]; dry >= objects {
 		t.Errorf("%d dry runs in namespaces that are not there: %v", dry, first)

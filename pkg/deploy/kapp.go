@@ -229,7 +229,7 @@ func (e *engine) newParts(ctx context.Context, told *messageTracker) (*kappParts
 		listing = listedResources{resources, e.listings}
 	}
 	recording := &recordingResources{Resources: marks.Originals{Resources: listing}}
-	known := newKnownResources(recording, e.claims.newNamespaces())
+	known := newKnownResources(recording, e.claims.newNamespaces(), records)
 	finished := finishedJobs{Resources: known, cluster: e.cluster, since: time.Now().Truncate(time.Second)}
 	found := kappres.NewIdentifiedResources(core, types, finished, options.FallbackAllowedNamespaces, silent)
 	return &kappParts{

@@ -107,6 +107,7 @@ func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, err
 		return nil, err
 	}
 	defer s.engine.shareListings(ctx, s.allInstalled())() // until what follows may write
+	s.engine.shareNamespaces(ctx)
 	defer func() { s.engine.records = nil }()
 	found := make([]BundlePlan, len(s.jobs))
 	problems := make([]error, len(s.jobs))

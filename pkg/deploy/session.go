@@ -214,7 +214,7 @@ func (c *Cluster) checkNames(ctx context.Context, rt Runtime, installed []Instal
 		}
 	}
 	var err error
-	if known.names, err = c.listConfigMaps(ctx); err != nil {
+	if known.names, err = c.listNamesOf(ctx, "configmaps", c.namespace); err != nil {
 		return nil, err
 	}
 	for _, u := range rt.Units {

@@ -38,8 +38,9 @@ func (in *inspection) checkNamespaces(ctx context.Context) ([]Finding, error) {
 			}
 		}
 	}
+	get := c.namespaceGetter(ctx, len(used))
 	for _, name := range slices.Sorted(maps.Keys(used)) {
-		namespace, err := c.Client.CoreV1().Namespaces().Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
+		namespace, err := get(name)
 		if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
 			continue // the runtime may bring it
 		}
@@ -128,4 +129,32 @@ func (in *inspection) checkRecords(ctx context.Context) ([]Finding, error) {
 func isAdmission(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "exceeded quota") || strings.Contains(text, "denied the request") || strings.Contains(text, "webhook")
+}
+
+const (
+	// fewNamespaces are asked for by name, also by those who may list them all.
+	fewNamespaces = 3
+	// namespacePage is how many are listed. Where there are more, those that are of concern are asked for.
+	namespacePage = 500
+)
+
+// namespaceGetter returns a function that returns a namespace, as the API server does: from one list of all if it is to
+// be called more than a few times, where that is allowed.
+func (c Cluster) namespaceGetter(ctx context.Context, calls int) func(name string) (*corev1.Namespace, error) {
+	namespaces := c.Client.CoreV1().Namespaces()
+	if calls > fewNamespaces {
+		list, err := namespaces.List(apiserver.WithoutLogs(ctx), metav1.ListOptions{Limit: namespacePage})
+		if err == nil && list.Continue == "" {
+			return func(name string) (*corev1.Namespace, error) {
+				i := slices.IndexFunc(list.Items, func(n corev1.Namespace) bool { return n.Name == name })
+				if i < 0 {
+					return nil, apierrors.NewNotFound(corev1.Resource("namespaces"), name)
+				}
+				return &list.Items[i], nil
+			}
+		}
+	}
+	return func(name string) (*corev1.Namespace, error) {
+		return namespaces.Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
+	}
 }
