@@ -127,7 +127,7 @@ func (s *controlPlaneSource) downloadComponents(ctx context.Context) (string, er
 	pins := sha256.New()
 	for i, p := range published {
 		var err error
-		if archives[i], err = s.index.find(p.archive, s.platform); err != nil {
+		if archives[i], err = s.index.findArchive(p.archive, s.platform); err != nil {
 			return "", err
 		}
 		fmt.Fprintln(pins, archives[i].Hash, p.programs)

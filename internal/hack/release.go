@@ -58,8 +58,8 @@ func readReleaseIndex(file string) (*releaseIndex, error) {
 	return index, nil
 }
 
-// find returns the archive for a platform whose name begins with a word; an index that pins has one.
-func (i *releaseIndex) find(prefix, platform string) (*releaseArchive, error) {
+// findArchive returns the archive for a platform whose name begins with a word; an index that pins has one.
+func (i *releaseIndex) findArchive(prefix, platform string) (*releaseArchive, error) {
 	for _, archives := range i.Releases {
 		for name, archive := range archives {
 			if strings.HasPrefix(name, prefix+"-") && strings.HasSuffix(name, "-"+platform+".tar.gz") {
