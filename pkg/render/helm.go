@@ -3,6 +3,7 @@ package render
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -121,7 +122,8 @@ func renderChart(c *chart.Chart, values map[string]any, functions template.FuncM
 	if err != nil {
 		return nil, "", err
 	}
-	files, err := engine.Engine{CustomTemplateFuncs: functions}.Render(c, all)
+	// A site's limit of time ends the process that this runs in.
+	files, err := engine.Engine{CustomTemplateFuncs: functions}.RenderWithContext(context.Background(), c, all)
 	if err != nil {
 		return nil, "", err
 	}
