@@ -4,11 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"github.com/dustin/go-humanize"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/errdef"
 )
 
 // SpaceError reports that a disk has too little free space for what is to be written. It is a [syscall.ENOSPC].
@@ -40,5 +44,41 @@ func CheckSpace(folder string, needed int64) error {
 	}
 }
 
-// CheckSpace returns a [*SpaceError] if the layout's disk has less free space than is needed.
-func (s *Store) CheckSpace(needed int64) error { return CheckSpace(s.folder.dir, needed) }
+// CheckSpace returns a [*SpaceError] if the layout's disk has less free space than [Store.Push] needs to write blobs. It
+// counts what the layout has, and what an interrupted push left to go on from.
+func (s *Store) CheckSpace(blobs []ocispec.Descriptor) error {
+	needed := int64(0)
+	for _, desc := range blobs {
+		lacking, err := s.lackingBytes(desc)
+		if err != nil {
+			return fmt.Errorf("look for %s: %w", desc.Digest, err)
+		}
+		needed += min(lacking, math.MaxInt64-needed)
+	}
+	return CheckSpace(s.folder.dir, needed)
+}
+
+// lackingBytes returns how many bytes of a blob have to be written.
+func (s *Store) lackingBytes(desc ocispec.Descriptor) (int64, error) {
+	_, err := folderBlobs{s.folder}.Stat(desc.Digest)
+	if err == nil {
+		return 0, nil
+	}
+	if !errors.Is(err, errdef.ErrNotFound) {
+		return 0, err
+	}
+	if info, err := s.folder.statRegular(partialPath(desc.Digest)); err == nil {
+		return max(0, desc.Size-info.Size()), nil
+	}
+	return max(0, desc.Size), nil
+}
+
+// countBytes returns how many bytes some blocks of a disk have, at most [math.MaxInt64]: some network file systems report that
+// they have no end.
+func countBytes(blocks, size uint64) int64 {
+	high, low := bits.Mul64(blocks, size)
+	if high > 0 || low > math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(low)
+}

@@ -11,12 +11,15 @@ import (
 // freeSpace returns how many bytes may be written to the disk of a folder, if the system tells.
 func freeSpace(folder string) (free int64, known bool) {
 	var disk unix.Statfs_t
-	if err := unix.Statfs(folder, &disk); err != nil || disk.Blocks == 0 {
-		return 0, false // some network file systems have no figures
+	if err := unix.Statfs(folder, &disk); err != nil {
+		return 0, false
 	}
 	blocks := disk.Bavail
 	if os.Geteuid() == 0 {
 		blocks = disk.Bfree // what is reserved for root, too
 	}
-	return int64(blocks) * int64(disk.Bsize), true
+	if disk.Blocks == 0 || blocks > disk.Blocks {
+		return 0, false // some network file systems have no figures, or wrong ones
+	}
+	return countBytes(blocks, blockSize(&disk)), true
 }

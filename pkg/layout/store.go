@@ -175,7 +175,7 @@ func (s *Store) ingestBlob(desc ocispec.Descriptor, r io.Reader) error {
 	if !seeks || desc.Size < worthKeeping {
 		return s.ingestWhole(name, desc, r)
 	}
-	err := s.ingestOn(filepath.Join("ingest", desc.Digest.Encoded()+".partial"), name, desc, seeker)
+	err := s.ingestOn(partialPath(desc.Digest), name, desc, seeker)
 	if err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
 		return fmt.Errorf("write %s: %w", desc.Digest, err)
 	}
@@ -264,6 +264,9 @@ func (s *Store) ChecksDigests() {}
 func blobPath(d digest.Digest) string {
 	return filepath.Join(ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
 }
+
+// partialPath returns the name of what has arrived of content; its digest is valid.
+func partialPath(d digest.Digest) string { return filepath.Join("ingest", d.Encoded()+".partial") }
 
 // folderBlobs is the folder's content.
 type folderBlobs struct{ folder *rootedFolder }

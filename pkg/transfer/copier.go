@@ -71,7 +71,7 @@ func (c *copier) copyPlan(ctx context.Context) error {
 		return err
 	}
 	lacking := c.lackingItems(tops, false)
-	if err := checkSpace(ctx, c.dst, descriptorsOf(lacking)); err != nil {
+	if err := checkSpace(c.dst, descriptorsOf(lacking)); err != nil {
 		return err
 	}
 	if err := c.forEach(ctx, lacking, c.copyBlob); err != nil {

@@ -160,7 +160,7 @@ func importBlobs(ctx context.Context, from *ArchiveWithDeltas, dst oras.GraphTar
 	}
 	o.Progress.Emit(progress.Event{Kind: progress.Planned, Items: len(p.nodes), Bytes: p.Size()})
 	c := newCopier(p, dst)
-	if err := checkSpace(ctx, dst, descriptorsOf(list)); err != nil {
+	if err := checkSpace(dst, descriptorsOf(list)); err != nil {
 		return nil, err
 	}
 	slices.SortStableFunc(list, func(a, b topManifest) int { return int(min(max(b.desc.Size-a.desc.Size, -1), 1)) })

@@ -40,7 +40,7 @@ func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarge
 	if volume, _ := from.Volumes(); volume > 0 && o.UnverifiedVolumes {
 		s.unverified = true
 	}
-	if err := checkSpace(ctx, dst, from.ListExpected()); err != nil {
+	if err := checkSpace(dst, s.listWrites()); err != nil {
 		return nil, err
 	}
 	if err := s.readStream(ctx); err != nil {
@@ -175,6 +175,19 @@ func (s *streamImport) target(desc ocispec.Descriptor) ocispec.Descriptor {
 		return s.plan.withSize(d.Layer)
 	}
 	return desc
+}
+
+// listWrites lists what the stream brings to the target, as far as it is known before it is read: the layers that deltas make,
+// which a target gets instead of the deltas.
+func (s *streamImport) listWrites() (list []ocispec.Descriptor) {
+	for _, desc := range s.from.ListExpected() {
+		layer := s.target(desc)
+		if layer.Digest == desc.Digest || s.maker.makes(layer.Digest) {
+			list = append(list, layer)
+		}
+	}
+	archive.SortBlobs(list) // a layer may have several deltas
+	return slices.CompactFunc(list, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest })
 }
 
 // receive passes a blob on to the target, or the layer that it is the delta of.
