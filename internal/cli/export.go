@@ -176,7 +176,7 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 	}
 	r := &result.Transfer{DryRun: f.dryRun, Base: base.names, Bytes: plan.Size(), Layers: describeLayers(deltas)}
 	if !f.dryRun && !f.zstd {
-		if err := archive.CheckSpace(names, volumes); err != nil {
+		if err := archive.CheckSpace(names, archive.ParityVolumeNames(file, f.parity.volumes), volumes); err != nil {
 			return nil, fmt.Errorf("export %s: %w", file, err)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 
 // CheckSpace returns a [*layout.SpaceError] if there is too little free space to write volumes, and the volumes of parity that
 // they ask for, to files of these names. It counts what an earlier attempt has written.
-func CheckSpace(names []string, volumes []Contents) error {
+func CheckSpace(names, parityNames []string, volumes []Contents) error {
 	needed := map[string]int64{}
 	for i, c := range volumes {
 		file, err := c.layOutFile()
@@ -27,8 +27,9 @@ func CheckSpace(names []string, volumes []Contents) error {
 		if err != nil {
 			return err
 		}
-		for _, size := range sizes {
-			needed[filepath.Dir(names[0])] += size
+		for i, size := range sizes {
+			// What is left of one is not gone on with, but makes room for it.
+			needed[filepath.Dir(parityNames[i])] += max(0, size-partialSize(parityNames[i]))
 		}
 	}
 	for folder, n := range needed {
@@ -53,8 +54,13 @@ func lackingBytes(name string, file fileLayout) (int64, error) {
 	if done, err := isWhole(name, file); done || err != nil {
 		return 0, err
 	}
+	return max(0, file.size()-partialSize(name)), nil
+}
+
+// partialSize returns how many bytes an earlier attempt has left of a file.
+func partialSize(name string) int64 {
 	if info, err := os.Lstat(name + partial); err == nil && info.Mode().IsRegular() {
-		return max(0, file.size()-info.Size()), nil
+		return info.Size()
 	}
-	return file.size(), nil
+	return 0
 }

@@ -34,10 +34,46 @@ func TestWriteFileWithoutSpace(t *testing.T) {
 	}
 	fits, _ := small(t)
 	names := archive.VolumeNames(filepath.Join(dir, "x.tar"), 2)
-	if err := archive.CheckSpace(names, []archive.Contents{fits, contents}); !errors.As(err, &space) {
+	if err := archive.CheckSpace(names, nil, []archive.Contents{fits, contents}); !errors.As(err, &space) {
 		t.Errorf("of two volumes: got %v", err)
 	}
-	if err := archive.CheckSpace(names[:1], []archive.Contents{fits}); err != nil {
+	if err := archive.CheckSpace(names[:1], nil, []archive.Contents{fits}); err != nil {
 		t.Error(err)
+	}
+}
+
+// What a killed export left of volumes, and of those of parity, makes room for the next one.
+func TestCheckSpaceOfRepeatedExport(t *testing.T) {
+	t.Parallel()
+	contents, _ := small(t)
+	contents.Blobs = append(contents.Blobs, ocispec.Descriptor{Digest: digest.FromString("huge"), Size: 3 << 40})
+	archive.SortBlobs(contents.Blobs)
+	contents.Parity, contents.ParityVolumes = 10, 2
+	name := filepath.Join(t.TempDir(), "x.tar")
+	names, parityNames, volumes := archive.VolumeNames(name, 1), archive.ParityVolumeNames(name, 2), []archive.Contents{contents}
+	sizes, err := archive.PlanParityVolumes(volumes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := contents.Size()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, left := range []struct {
+		name string
+		size int64
+		want int64
+	}{{"", 0, size + sizes[0] + sizes[1]}, {names[0], size - 100, 100 + sizes[0] + sizes[1]}, {parityNames[0], sizes[0] + 100, 100 + sizes[1]}, {parityNames[1], sizes[1], 0}} {
+		if left.name != "" {
+			partial := left.name + ".partial"
+			if err := errors.Join(os.WriteFile(partial, nil, 0o644), os.Truncate(partial, left.size)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := archive.CheckSpace(names, parityNames, volumes)
+		var space *layout.SpaceError
+		if left.want == 0 && err != nil || left.want > 0 && (!errors.As(err, &space) || space.Needed != left.want) {
+			t.Errorf("with %q: got %v, want an error of %d bytes", left.name, err, left.want)
+		}
 	}
 }
