@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -133,7 +134,13 @@ func (a *app) runCheck(ctx context.Context, references []string, f *transferFlag
 			}
 			continue
 		}
-		places, found.Checked = append(places, *one), append(found.Checked, one.Checked)
+		places = append(places, *one)
+	}
+	if err := a.findSetStates(ctx, places); err != nil {
+		failures = append(failures, err)
+	}
+	for _, v := range places {
+		found.Checked = append(found.Checked, v.Checked)
 	}
 	if len(failures) == 0 { // which volume a damaged file is cannot be told
 		if err := requireWholeSets(places); err != nil {
@@ -179,19 +186,39 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 	if err != nil {
 		return nil, err
 	}
-	checked := &checkedPlace{set: c.Set, Checked: result.Checked{
+	checked := &checkedPlace{set: c.Set, file: p.File, Checked: result.Checked{
 		Reference: reference, Items: int64(c.Manifests + c.Blobs), Bytes: c.Bytes, AbsentItems: c.Absent,
 		Volume: c.Volume, Volumes: c.Volumes, Base: c.Base, Platforms: c.Platforms, ForeignItems: c.Foreign, DeltaItems: c.Deltas,
 	}}
-	if c.Volumes == 0 || reference == "-" {
-		return checked, nil
-	}
-	set, err := archive.InspectSet(p.File)
-	if err != nil || set == nil {
-		return checked, err
-	}
-	checked.ParityVolumes, checked.LostVolumes, checked.LackingFiles = set.Parity, set.Absent, set.Lacking
 	return checked, nil
+}
+
+// findSetStates adds to volumes what the volumes of parity next to them restore, looking once for those of an archive. What
+// cannot be found out is left out: the volumes are intact all the same.
+func (a *app) findSetStates(ctx context.Context, places []checkedPlace) error {
+	states := map[string]*archive.SetState{}
+	for i, v := range places {
+		siblings, isVolume := archive.Siblings(v.file)
+		if v.Volumes == 0 || !isVolume {
+			continue
+		}
+		state, isKnown := states[siblings[0]]
+		if !isKnown {
+			var err error
+			if state, err = archive.InspectSet(ctx, v.file); ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				a.ui.Note("warning: look for volumes of parity of %s: %v", v.file, err)
+			}
+			states[siblings[0]] = state
+		}
+		if state == nil || slices.Contains(state.Absent, slices.Index(siblings, v.file)+1) {
+			continue // it is here, so the volumes of parity are those of another export
+		}
+		places[i].ParityVolumes, places[i].LostVolumes, places[i].LackingFiles = state.Parity, state.Absent, state.Lacking
+	}
+	return nil
 }
 
 // checkedPlace is what was checked of one argument.
@@ -199,6 +226,8 @@ type checkedPlace struct {
 	result.Checked
 	// set is the same for all volumes of an archive.
 	set string
+	// file is the archive; empty for other places, and for standard input.
+	file string
 	// isWhole is set if all volumes of the archive were checked.
 	isWhole bool
 }

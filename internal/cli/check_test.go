@@ -1,8 +1,14 @@
 package cli
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
 	"testing"
 
+	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/result"
 )
 
@@ -20,5 +26,29 @@ func TestParityFact(t *testing.T) {
 		if got := (checkedPlace{Checked: c.checked}).parityFact(); got != c.want {
 			t.Errorf("%+v: got %q, want %q", c.checked, got, c.want)
 		}
+	}
+}
+
+// A volume is intact though its folder cannot be searched for volumes of parity; that is said once for an archive.
+func TestSetStatesThatCannotBeFound(t *testing.T) {
+	t.Parallel()
+	var notes bytes.Buffer
+	a := &app{ui: &ui.UI{Err: &notes}}
+	dir := filepath.Join(t.TempDir(), "gone")
+	places := []checkedPlace{
+		{file: filepath.Join(dir, "edge.1-of-2.tar"), Checked: result.Checked{Volume: 1, Volumes: 2}},
+		{file: filepath.Join(dir, "edge.2-of-2.tar"), Checked: result.Checked{Volume: 2, Volumes: 2}},
+		{Checked: result.Checked{Volume: 1, Volumes: 2}},
+	}
+	if err := a.findSetStates(t.Context(), places); err != nil || places[0].ParityVolumes > 0 {
+		t.Errorf("got %+v, %v", places, err)
+	}
+	if strings.Count(notes.String(), "warning: look for volumes of parity of "+places[0].file) != 1 || strings.Count(notes.String(), "\n") != 1 {
+		t.Errorf("it says %q", notes.String())
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := a.findSetStates(canceled, places); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
 	}
 }

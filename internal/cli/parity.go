@@ -150,7 +150,7 @@ func (a *app) repairArchives(ctx context.Context, references []string, f *repair
 			return nil, []error{&usageError{fmt.Errorf("--repair heals archives: %s is not a file of one; krtpkg copy --check brings back what a registry or a folder lost", reference)}}
 		}
 	}
-	files, failures := addLostVolumes(references)
+	files, failures := addLostVolumes(ctx, references)
 	if f.to != "" {
 		if err := refuseEqualNames(files); err != nil {
 			return nil, []error{err}
@@ -183,7 +183,7 @@ func (a *app) repairArchives(ctx context.Context, references []string, f *repair
 }
 
 // addLostVolumes returns files, each once, with the volumes that are lost next to them.
-func addLostVolumes(references []string) (files []string, failures []error) {
+func addLostVolumes(ctx context.Context, references []string) (files []string, failures []error) {
 	seen := map[string]bool{}
 	add := func(file string) {
 		if !seen[file] {
@@ -194,8 +194,14 @@ func addLostVolumes(references []string) (files []string, failures []error) {
 	for _, reference := range references {
 		add(filepath.Clean(reference))
 	}
+	looked := map[string]bool{}
 	for _, reference := range references {
-		lost, err := archive.LostVolumes(filepath.Clean(reference))
+		siblings, isVolume := archive.Siblings(filepath.Clean(reference))
+		if !isVolume || looked[siblings[0]] {
+			continue
+		}
+		looked[siblings[0]] = true
+		lost, err := archive.LostVolumes(ctx, filepath.Clean(reference))
 		if err != nil {
 			failures = append(failures, fmt.Errorf("find volumes of %s: %w", reference, err))
 		}

@@ -341,7 +341,7 @@ func remakeVolume(ctx context.Context, name, target string, o RepairOptions) (_ 
 	if IsParityVolume(name) {
 		return remakeParityVolume(ctx, name, target, o)
 	}
-	set, err := openVolumeSet(name)
+	set, err := openVolumeSet(ctx, name)
 	if errors.Is(err, errNoSet) {
 		return nil, err
 	}
@@ -362,8 +362,8 @@ func remakeVolume(ctx context.Context, name, target string, o RepairOptions) (_ 
 
 // LostVolumes returns the names of the volumes next to one that are missing, or too damaged to tell what they are, if they
 // can be made of the others.
-func LostVolumes(name string) ([]string, error) {
-	set, err := openVolumeSet(name)
+func LostVolumes(ctx context.Context, name string) ([]string, error) {
+	set, err := inspectVolumeSet(ctx, name)
 	if errors.Is(err, errNoSet) {
 		return nil, nil
 	}
@@ -376,7 +376,7 @@ func LostVolumes(name string) ([]string, error) {
 			lost = append(lost, name)
 		}
 	}
-	return lost, set.Close()
+	return lost, nil
 }
 
 // writeHealed writes a file as it was before it was damaged: the content as it is read, and the parity made again. Only

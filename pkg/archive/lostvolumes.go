@@ -86,7 +86,7 @@ func (s *Store) openLostVolumes(names []string) error {
 	if len(absent) == 0 {
 		return nil
 	}
-	set, err := openVolumeSet(names[0])
+	set, err := openVolumeSet(context.Background(), names[0])
 	if errors.Is(err, errNoSet) {
 		return nil
 	}

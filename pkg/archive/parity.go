@@ -208,18 +208,30 @@ func openArchiveFile(ctx context.Context, name string) (archiveFile, error) {
 
 // openParity opens the parity of a file, wherever in it something tells of it. Errors: [parity.ErrNotFound], [ErrDamaged].
 func openParity(ctx context.Context, file *os.File) (*parity.Reader, error) {
+	return lookForParity(ctx, file, parity.Open, parity.Search)
+}
+
+// findParity returns the geometry of the parity of a file, as [openParity] finds it.
+func findParity(ctx context.Context, file *os.File) (parity.Geometry, error) {
+	return lookForParity(ctx, file, parity.FindGeometry, parity.SearchGeometry)
+}
+
+// lookForParity looks for parity at the ends of a file, and in all of it unless its beginning shows that it has none.
+func lookForParity[T any](ctx context.Context, file *os.File, atEnds func(file io.ReaderAt, size, head int64) (T, error),
+	anywhere func(ctx context.Context, file io.ReaderAt, size, head int64) (T, error),
+) (found T, err error) {
 	info, err := file.Stat()
 	if err != nil {
-		return nil, err
+		return found, err
 	}
-	reader, err := parity.Open(file, info.Size(), geometryOffset)
+	found, err = atEnds(file, info.Size(), geometryOffset)
 	if errors.Is(err, parity.ErrNotFound) && !beginsWithoutParity(file) {
-		reader, err = parity.Search(ctx, file, info.Size(), geometryOffset)
+		found, err = anywhere(ctx, file, info.Size(), geometryOffset)
 	}
 	if err != nil && !errors.Is(err, parity.ErrNotFound) && ctx.Err() == nil {
 		err = fmt.Errorf("%w: %w", err, ErrDamaged)
 	}
-	return reader, err
+	return found, err
 }
 
 // beginsWithoutParity reports whether the beginning of a file shows that it has no parity, so that not all of it has to be

@@ -274,6 +274,70 @@ func TestParityHeals(t *testing.T) {
 	}
 }
 
+// writeVolumes writes volumes with layers of some sizes, and with n volumes of parity.
+func writeVolumes(t *testing.T, dir string, n int, sizes ...int) (names, parityNames []string) {
+	t.Helper()
+	contents, from := layers(t, sizes...)
+	contents.Parity, contents.ParityVolumes = 10, n
+	volumes, err := contents.Split(300_000)
+	if err != nil || len(volumes) != len(sizes) {
+		t.Fatalf("%d volumes, %v", len(volumes), err)
+	}
+	name := filepath.Join(dir, "app.tar")
+	names, parityNames = archive.VolumeNames(name, len(volumes)), archive.ParityVolumeNames(name, n)
+	for i, name := range names {
+		if _, err := archive.WriteFile(t.Context(), name, volumes[i], from, archive.Options{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n > 0 {
+		if _, err := archive.WriteParityVolumes(t.Context(), names, parityNames, volumes, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return names, parityNames
+}
+
+// Volumes of parity that an earlier export left say nothing of the volumes of a later one.
+func TestParityOfEarlierExport(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeVolumes(t, dir, 2, 190_000, 190_001)
+	names, _ := writeVolumes(t, dir, 0, 170_000, 170_001)
+	if state, err := archive.InspectSet(t.Context(), names[0]); err != nil || state != nil {
+		t.Errorf("got %+v, %v", state, err)
+	}
+	names, _ = writeVolumes(t, dir, 1, 170_000, 170_001)
+	if state, err := archive.InspectSet(t.Context(), names[0]); err != nil || !reflect.DeepEqual(state, &archive.SetState{Parity: 1}) {
+		t.Errorf("with its own parity: got %+v, %v", state, err)
+	}
+}
+
+// Volumes are looked at only if there is parity for them, and no longer than wanted.
+func TestInspectSetLooksAtLittle(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	names, parityNames := writeVolumes(t, dir, 1, 190_000, 190_001)
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if state, err := archive.InspectSet(canceled, names[0]); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: got %+v, %v", state, err)
+	}
+	if lost, err := archive.LostVolumes(canceled, names[0]); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: lost are %v, %v", lost, err)
+	}
+	if err := os.Remove(parityNames[0]); err != nil {
+		t.Fatal(err)
+	}
+	// A volume with neither of its ends would be searched.
+	if err := os.WriteFile(names[1], make([]byte, 200_000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if state, err := archive.InspectSet(canceled, names[0]); err != nil || state != nil {
+		t.Errorf("without parity: got %+v, %v", state, err)
+	}
+}
+
 // Volumes: lost ones are read from the others and restored, and so is what one cannot heal itself.
 func TestParityVolumes(t *testing.T) {
 	t.Parallel()
@@ -384,7 +448,7 @@ func TestParityVolumes(t *testing.T) {
 		if !c.works {
 			continue
 		}
-		lost, err := archive.LostVolumes(names[4])
+		lost, err := archive.LostVolumes(t.Context(), names[4])
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -452,13 +516,13 @@ func TestParityVolumes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if state, err := archive.InspectSet(names[0]); err != nil || !reflect.DeepEqual(state, &c.want) {
+		if state, err := archive.InspectSet(t.Context(), names[0]); err != nil || !reflect.DeepEqual(state, &c.want) {
 			t.Errorf("without volumes %v and %v of parity: %+v, %v", c.lost, c.lostParity, state, err)
 		}
 		for _, name := range parityNames {
 			os.Remove(name)
 		}
-		if state, err := archive.InspectSet(names[0]); err != nil || state != nil {
+		if state, err := archive.InspectSet(t.Context(), names[0]); err != nil || state != nil {
 			t.Errorf("without parity: %+v, %v", state, err)
 		}
 	}

@@ -25,7 +25,7 @@ func remakeParityVolume(ctx context.Context, name, target string, o RepairOption
 		return nil, err
 	}
 	before := &volumeSet{}
-	known, _, knownErr := before.openParityVolume(name)
+	known, _, knownErr := before.openParityVolume(ctx, name)
 	if err := before.Close(); err != nil {
 		return nil, err
 	}

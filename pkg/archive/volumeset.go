@@ -33,7 +33,7 @@ type volumeSet struct {
 var errNoSet = errors.New("no volume of parity next to it")
 
 // openVolumeSet opens the volumes next to one, with their parity.
-func openVolumeSet(name string) (_ *volumeSet, err error) {
+func openVolumeSet(ctx context.Context, name string) (_ *volumeSet, err error) {
 	names, isVolume := Siblings(name)
 	if !isVolume {
 		return nil, errNoSet
@@ -44,6 +44,11 @@ func openVolumeSet(name string) (_ *volumeSet, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	// First, so that nothing is opened where there is none, and no more than a set may have.
+	sets, err := s.openParityVolumes(ctx, name)
+	if err != nil {
+		return nil, err
+	}
 	readers, sizes := make([]*parity.Reader, len(names)), make([]int64, len(names))
 	for i, name := range names {
 		file, err := openRegular(name)
@@ -51,37 +56,64 @@ func openVolumeSet(name string) (_ *volumeSet, err error) {
 			continue // lost, for whatever reason
 		}
 		s.closers = append(s.closers, file)
-		if reader, err := openParity(context.Background(), file); err == nil {
+		if reader, err := openParity(ctx, file); err == nil {
 			s.closers = append(s.closers, reader)
 			readers[i], sizes[i] = reader, reader.Geometry.Size
 		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 	}
-	shards, err := s.openParityVolumes(volumePattern.FindStringSubmatch(name)[1], sizes)
-	if err != nil {
+	best := s.chooseSet(sets, sizes)
+	files := make([]io.ReaderAt, len(names))
+	for i, isPresent := range s.present {
+		if isPresent {
+			files[i] = readers[i].Strict()
+		}
+	}
+	s.reader, err = parity.OpenSet(s.info.set(), files, best.shards)
+	return s, err
+}
+
+// inspectVolumeSet returns the volumes next to one as [openVolumeSet] does, but without opening them to be read.
+func inspectVolumeSet(ctx context.Context, name string) (_ *volumeSet, err error) {
+	names, isVolume := Siblings(name)
+	if !isVolume {
+		return nil, errNoSet
+	}
+	s := &volumeSet{names: names, present: make([]bool, len(names))}
+	sets, err := s.openParityVolumes(ctx, name)
+	if err := errors.Join(err, s.Close()); err != nil {
 		return nil, err
 	}
-	files := make([]io.ReaderAt, len(names))
-	s.lacking = len(names)
-	for i, reader := range readers {
-		if reader == nil || sizes[i] != s.info.Volumes[i] {
-			continue
-		}
-		files[i], s.present[i] = reader.Strict(), true
-		s.lacking--
-	}
-	for _, shard := range shards {
-		if shard != nil {
-			s.lacking--
-			s.parity++
+	sizes := make([]int64, len(names))
+	for i, name := range names {
+		if sizes[i], err = protectedSize(ctx, name); err != nil {
+			return nil, err
 		}
 	}
-	s.reader, err = parity.OpenSet(s.info.set(), files, shards)
-	return s, err
+	s.chooseSet(sets, sizes)
+	return s, nil
+}
+
+// protectedSize returns how many bytes of a file its parity protects; 0 for a file that is lost, for whatever reason, or has none.
+func protectedSize(ctx context.Context, name string) (size int64, err error) {
+	file, err := openRegular(name)
+	if err != nil {
+		return 0, nil
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	g, err := findParity(ctx, file)
+	if err != nil {
+		return 0, ctx.Err()
+	}
+	return g.Size, nil
 }
 
 // SetState is what is there of an archive that has volumes of parity.
 type SetState struct {
-	// Absent are the numbers of the volumes that are not there, or too damaged for others to be restored from them.
+	// Absent are the numbers of the volumes that are not there, or too damaged for others to be restored from them. Those of
+	// another export, to which the volumes of parity do not belong, count as not there.
 	Absent []int
 	// Parity is how many volumes of parity are there.
 	Parity int
@@ -89,9 +121,10 @@ type SetState struct {
 	Lacking int
 }
 
-// InspectSet looks for the volumes next to one, without reading their content. It returns nil if there is no volume of parity.
-func InspectSet(name string) (*SetState, error) {
-	s, err := openVolumeSet(name)
+// InspectSet looks for the volumes next to one, without reading their content. It returns nil if there is no volume of parity,
+// or none that belongs to any of the volumes. The result is the same for all volumes of an archive.
+func InspectSet(ctx context.Context, name string) (*SetState, error) {
+	s, err := inspectVolumeSet(ctx, name)
 	if errors.Is(err, errNoSet) {
 		return nil, nil
 	}
@@ -104,61 +137,88 @@ func InspectSet(name string) (*SetState, error) {
 			state.Absent = append(state.Absent, i+1)
 		}
 	}
-	return state, s.Close()
+	if len(state.Absent) == len(s.names) {
+		return nil, nil
+	}
+	return state, nil
 }
 
-// openParityVolumes opens the volumes of parity that belong to the volumes of a stem. Those of several exports may be
-// there: it takes the set that fits most of the volumes, by how many bytes of them are protected.
-func (s *volumeSet) openParityVolumes(stem string, sizes []int64) ([]io.ReaderAt, error) {
+// openedParity are the volumes of parity of one export.
+type openedParity struct {
+	info   setInfo
+	shards []io.ReaderAt
+}
+
+// countFits returns how many volumes fit, by how many bytes of them are protected.
+func (p *openedParity) countFits(sizes []int64) (n int) {
+	for i, size := range sizes {
+		if size == p.info.Volumes[i] {
+			n++
+		}
+	}
+	return n
+}
+
+// chooseSet takes the volumes of parity that fit most of the volumes, and records what is there of their set.
+func (s *volumeSet) chooseSet(sets []*openedParity, sizes []int64) *openedParity {
+	best := slices.MaxFunc(sets, func(a, b *openedParity) int { return cmp.Compare(a.countFits(sizes), b.countFits(sizes)) })
+	s.info, s.lacking = best.info, len(s.names)
+	for i, size := range sizes {
+		if s.present[i] = size == s.info.Volumes[i]; s.present[i] {
+			s.lacking--
+		}
+	}
+	for _, shard := range best.shards {
+		if shard != nil {
+			s.lacking--
+			s.parity++
+		}
+	}
+	return best
+}
+
+// openParityVolumes opens the volumes of parity next to a volume. Those of several exports may be there. It returns errNoSet if
+// there are none.
+func (s *volumeSet) openParityVolumes(ctx context.Context, name string) (sets []*openedParity, err error) {
+	stem := volumePattern.FindStringSubmatch(name)[1]
 	entries, err := os.ReadDir(cmp.Or(filepath.Dir(stem), "."))
 	if err != nil {
 		return nil, err
 	}
-	type paritySet struct {
-		info   setInfo
-		shards []io.ReaderAt
-		fits   int
-	}
-	var sets []*paritySet
 	for _, entry := range entries {
 		name := filepath.Join(filepath.Dir(stem), entry.Name())
 		if !IsParityVolume(name) || parityVolumePattern.ReplaceAllString(name, "") != filepath.Clean(stem) {
 			continue
 		}
-		info, shard, err := s.openParityVolume(name)
+		info, shard, err := s.openParityVolume(ctx, name)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		if err != nil || len(info.Volumes) != len(s.names) {
 			continue // of another export, or damaged
 		}
-		at := slices.IndexFunc(sets, func(set *paritySet) bool {
+		at := slices.IndexFunc(sets, func(set *openedParity) bool {
 			return slices.Equal(info.Volumes, set.info.Volumes) && info.Parity == set.info.Parity
 		})
 		if at < 0 {
-			set := &paritySet{info: info, shards: make([]io.ReaderAt, info.Parity)}
-			for i, size := range sizes {
-				if size == info.Volumes[i] {
-					set.fits++
-				}
-			}
-			at, sets = len(sets), append(sets, set)
+			at, sets = len(sets), append(sets, &openedParity{info: info, shards: make([]io.ReaderAt, info.Parity)})
 		}
 		sets[at].shards[info.Number-1] = shard
 	}
 	if len(sets) == 0 {
 		return nil, errNoSet
 	}
-	best := slices.MaxFunc(sets, func(a, b *paritySet) int { return cmp.Compare(a.fits, b.fits) })
-	s.info = best.info
-	return best.shards, nil
+	return sets, nil
 }
 
 // openParityVolume opens a volume of parity, and what it holds.
-func (s *volumeSet) openParityVolume(name string) (info setInfo, shard io.ReaderAt, err error) {
+func (s *volumeSet) openParityVolume(ctx context.Context, name string) (info setInfo, shard io.ReaderAt, err error) {
 	file, err := openRegular(name)
 	if err != nil {
 		return info, nil, err
 	}
 	s.closers = append(s.closers, file)
-	reader, err := openParity(context.Background(), file)
+	reader, err := openParity(ctx, file)
 	if err != nil {
 		return info, nil, err
 	}
@@ -198,7 +258,7 @@ func (s *volumeSet) openParityVolume(name string) (info setInfo, shard io.Reader
 // HoldsParity reports whether a file is a volume of parity.
 func HoldsParity(name string) bool {
 	s := &volumeSet{}
-	_, _, err := s.openParityVolume(name)
+	_, _, err := s.openParityVolume(context.Background(), name)
 	return errors.Join(err, s.Close()) == nil
 }
 
@@ -226,7 +286,7 @@ func (l *lazySet) open() (*volumeSet, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.set == nil && l.err == nil {
-		l.set, l.err = openVolumeSet(l.name)
+		l.set, l.err = openVolumeSet(context.Background(), l.name)
 	}
 	return l.set, l.err
 }

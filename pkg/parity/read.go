@@ -54,34 +54,54 @@ var ErrCutOff = errors.New("it is cut off before its parity")
 // Open opens a file with parity of so many bytes. head is where its content has [Geometry.Sector]. It looks there and
 // at the end. Errors: [ErrNotFound], [ErrCutOff].
 func Open(file io.ReaderAt, size, head int64) (*Reader, error) {
+	g, err := FindGeometry(file, size, head)
+	if err != nil {
+		return nil, err
+	}
+	return openGeometry(file, size, g)
+}
+
+// FindGeometry returns the geometry of a file as [Open] does, without the checksums, of which there are four bytes a block.
+func FindGeometry(file io.ReaderAt, size, head int64) (Geometry, error) {
 	for _, from := range []int64{head, max(0, size-8*SectorSize)} {
 		g, err := findGeometry(file, from, min(size, from+8*SectorSize), head)
-		if err == nil {
-			return openGeometry(file, size, g)
-		}
 		if !errors.Is(err, ErrNotFound) {
-			return nil, err
+			return g, cmp.Or(err, g.checkLength(size))
 		}
 	}
-	return nil, ErrNotFound
+	return Geometry{}, ErrNotFound
 }
 
 // Search opens a file of which beginning and end are damaged: it looks for the geometry everywhere.
 func Search(ctx context.Context, file io.ReaderAt, size, head int64) (*Reader, error) {
+	g, err := SearchGeometry(ctx, file, size, head)
+	if err != nil {
+		return nil, err
+	}
+	return openGeometry(file, size, g)
+}
+
+// SearchGeometry returns the geometry of a file as [Search] does.
+func SearchGeometry(ctx context.Context, file io.ReaderAt, size, head int64) (Geometry, error) {
 	const step = 1 << 20
 	for from := int64(0); from < size; from += step {
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return Geometry{}, ctx.Err()
 		}
 		g, err := findGeometry(file, from, min(size, from+step), head)
-		if err == nil {
-			return openGeometry(file, size, g)
-		}
 		if !errors.Is(err, ErrNotFound) {
-			return nil, err
+			return g, cmp.Or(err, g.checkLength(size))
 		}
 	}
-	return nil, ErrNotFound
+	return Geometry{}, ErrNotFound
+}
+
+// checkLength returns an error for a file that ends before its parity.
+func (g Geometry) checkLength(size int64) error {
+	if size <= g.tableOffset() {
+		return fmt.Errorf("%w, at byte %d of %d", ErrCutOff, size, g.End())
+	}
+	return nil
 }
 
 // findGeometry looks for a descriptor in a part of a file, at one of its places: content may be another file with
@@ -126,9 +146,6 @@ func readSectors(file io.ReaderAt, offset int64, to []byte) {
 }
 
 func openGeometry(file io.ReaderAt, size int64, g Geometry) (*Reader, error) {
-	if size <= g.tableOffset() {
-		return nil, fmt.Errorf("%w, at byte %d of %d", ErrCutOff, size, g.End())
-	}
 	code, err := newCode(g.Data, g.Parity)
 	if err != nil {
 		return nil, err
