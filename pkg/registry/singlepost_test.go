@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"testing"
 
 	"oras.land/oras-go/v2/content"
@@ -16,7 +17,8 @@ import (
 // Many small blobs go with one request each where the registry takes that, and one finds out where it does not.
 func TestSmallBlobsWithOnePost(t *testing.T) {
 	t.Parallel()
-	const blobs, before = 60, 32
+	const blobs, before = 100, 32
+	var answered atomic.Int32
 	// intercept answers what is sent with a POST by itself.
 	intercept := func(answer func(http.ResponseWriter, *http.Request)) func(http.Handler) http.Handler {
 		return func(next http.Handler) http.Handler {
@@ -44,7 +46,16 @@ func TestSmallBlobsWithOnePost(t *testing.T) {
 			w.WriteHeader(http.StatusCreated)
 		})}, 1, 0},
 		{"refuses it", registrytest.Options{Middleware: intercept(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusMethodNotAllowed) })}, 1, 0},
-		{"breaks off", registrytest.Options{Middleware: intercept(func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })}, 1, 0},
+		{"breaks off", registrytest.Options{Middleware: intercept(func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })}, 3, 0},
+		{"has too much to do once", registrytest.Options{Middleware: func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPost && r.URL.Query().Has("digest") && answered.Add(1) == 5 {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+		}}, blobs - 2*before, blobs - 2*before - 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
