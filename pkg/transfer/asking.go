@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"sync"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
 )
 
 const (
@@ -54,9 +54,10 @@ func (c *copier) skipsAsking() bool {
 }
 
 // hasBlob reports whether the target is known to have a blob. It does not ask for small blobs while the target lacks
-// everything.
-func (c *copier) hasBlob(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	if desc.Size <= maxUnaskedBlob && c.skipsAsking() && !c.blobStreak.shouldAsk() {
+// everything, unless the target would be read to get them.
+func (c *copier) hasBlob(ctx context.Context, n *planNode) (bool, error) {
+	desc := n.desc
+	if desc.Size <= maxUnaskedBlob && c.skipsAsking() && !readsFallback(ctx, n) && !c.blobStreak.shouldAsk() {
 		return false, nil
 	}
 	there, err := c.dst.Exists(ctx, desc)
@@ -65,4 +66,18 @@ func (c *copier) hasBlob(ctx context.Context, desc ocispec.Descriptor) (bool, er
 	}
 	c.blobStreak.addAnswer(there)
 	return there, nil
+}
+
+// readsFallback reports whether content may come from [Options.Fallback], which is the target of an import.
+func readsFallback(ctx context.Context, n *planNode) bool {
+	from, ok := n.from.(*fallbackFetcher)
+	if !ok || from.fallback == nil {
+		return false
+	}
+	first, ok := from.first.(content.ReadOnlyStorage)
+	if !ok {
+		return true
+	}
+	there, err := first.Exists(ctx, n.desc)
+	return err != nil || !there
 }

@@ -54,6 +54,8 @@ type (
 	// digestVerifier is a target that refuses content that does not match its digest, as registries
 	// must (distribution-spec v1.1, pushing blobs). For other targets the copier checks it.
 	digestVerifier interface{ ChecksDigests() }
+	// singlePoster is a target that sends small blobs with one request each, which not all registries keep.
+	singlePoster interface{ StopSinglePosts() }
 	// registryRepository is a repository of a registry.
 	registryRepository interface {
 		registry.Mounter
@@ -333,7 +335,8 @@ func (c *copier) forEach(ctx context.Context, list []topManifest, do func(contex
 func (c *copier) copyBlob(ctx context.Context, t topManifest) (err error) {
 	ctx, end := tracing.Start(ctx, "copy blob", tracing.Digest(t.desc.Digest), tracing.Bytes(t.desc.Size))
 	defer func() { end(err) }()
-	there, err := c.hasBlob(ctx, t.desc)
+	n := c.nodes[t.desc.Digest]
+	there, err := c.hasBlob(ctx, n)
 	if err != nil {
 		return err
 	}
@@ -341,7 +344,6 @@ func (c *copier) copyBlob(ctx context.Context, t topManifest) (err error) {
 		c.markPresent(t.desc)
 		return nil
 	}
-	n := c.nodes[t.desc.Digest]
 	if made, err := c.sendFromDelta(ctx, n); made || err != nil {
 		return err
 	}
@@ -531,7 +533,10 @@ func (c *copier) copyManifest(ctx context.Context, n *planNode) (err error) {
 	defer func() { end(err) }()
 	err = c.pushManifest(ctx, n)
 	if err != nil && isMissingContent(err) {
-		// The target claimed content that it does not have, or has lost.
+		// The target claimed content that it does not have, or has lost, or has dropped.
+		if dst, ok := c.dst.(singlePoster); ok {
+			dst.StopSinglePosts()
+		}
 		if err = c.resendContent(ctx, n); err == nil {
 			err = c.pushManifest(ctx, n)
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
@@ -29,7 +30,7 @@ func (p *Plan) locateImage(ctx context.Context, src oras.ReadOnlyTarget, image n
 	if strings.HasSuffix(image.RegistryStr(), ".invalid") {
 		origins = nil // a bundle without a repository
 	}
-	desc, data, err := resolveImage(ctx, src, image.DigestStr())
+	desc, data, err := p.resolveImage(ctx, src, image.DigestStr(), image)
 	if err == nil && desc.Digest.String() != image.DigestStr() {
 		return locatedImage{}, fmt.Errorf("source %s returns %s: %w", storeName(src), desc.Digest, content.ErrMismatchedDigest)
 	}
@@ -46,7 +47,7 @@ func (p *Plan) locateImage(ctx context.Context, src oras.ReadOnlyTarget, image n
 	if err != nil {
 		return locatedImage{}, err
 	}
-	if desc, data, err = resolveImage(ctx, from, reference); err != nil {
+	if desc, data, err = p.resolveImage(ctx, from, reference, image); err != nil {
 		return locatedImage{}, fmt.Errorf("not found next to the bundle, and %s: %w", storeName(from), err)
 	}
 	if desc.Digest.String() != image.DigestStr() {
@@ -55,9 +56,10 @@ func (p *Plan) locateImage(ctx context.Context, src oras.ReadOnlyTarget, image n
 	return locatedImage{desc, from, data}, nil
 }
 
-// resolveImage resolves a reference, and reads its manifest with the same request if the store is a registry.
-func resolveImage(ctx context.Context, from oras.ReadOnlyTarget, reference string) (desc ocispec.Descriptor, data []byte, err error) {
-	if fetcher, ok := from.(registry.ReferenceFetcher); ok {
+// resolveImage resolves a reference, and reads its manifest with the same request if the store is a registry. A manifest that
+// the plan has is not read again: registries count what is read.
+func (p *Plan) resolveImage(ctx context.Context, from oras.ReadOnlyTarget, reference string, image name.Digest) (desc ocispec.Descriptor, data []byte, err error) {
+	if fetcher, ok := from.(registry.ReferenceFetcher); ok && !p.knowsManifest(digest.Digest(image.DigestStr())) {
 		err = withRetries(ctx, func() (err error) {
 			var body io.ReadCloser
 			if desc, body, err = fetcher.FetchReference(ctx, reference); err != nil {

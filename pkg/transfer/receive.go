@@ -39,7 +39,7 @@ func (c *copier) receiveBlob(ctx context.Context, group *errgroup.Group, desc oc
 func (c *copier) copyReceived(ctx context.Context, n *planNode) (err error) {
 	ctx, end := tracing.Start(ctx, "copy blob", tracing.Digest(n.desc.Digest), tracing.Bytes(n.desc.Size))
 	defer func() { end(err) }()
-	there, err := c.hasBlob(ctx, n.desc)
+	there, err := c.hasBlob(ctx, n)
 	if err != nil {
 		return err
 	}
