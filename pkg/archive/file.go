@@ -72,7 +72,7 @@ func writeLayout(ctx context.Context, name string, layout fileLayout, from conte
 		if o.Compress {
 			_, err := file.Seek(0, io.SeekStart)
 			return errors.Join(err, file.Truncate(0), withCompression(file, true, func(w io.Writer) error {
-				return writeEntries(ctx, w, all, from, o, entryProgress{})
+				return writeStream(ctx, w, all, from, o)
 			}))
 		}
 		kept, err := resumeFile(ctx, file, all, from, o)
@@ -219,7 +219,10 @@ func resumeFile(ctx context.Context, file *lockedfile.File, all []archiveEntry, 
 	if _, err := file.Seek(kept, io.SeekStart); err != nil {
 		return 0, err
 	}
-	return kept, writeEntries(ctx, file, all[next:], from, o, first)
+	gathered := &gatheredWriter{to: file}
+	err = writeEntries(ctx, gathered, all[next:], from, o, first)
+	// What an error leaves is where the next attempt goes on.
+	return kept, errors.Join(err, gathered.flush())
 }
 
 // findResumePoint finds the first entry that is not there whole, and how much of it is.

@@ -3,7 +3,6 @@ package archive
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -24,7 +23,7 @@ type Options struct {
 	// Compress makes it a zstd stream. Layers are compressed already, so that this saves
 	// little, and such an archive cannot be read in place.
 	Compress bool
-	// Concurrency is how many items are read at once, ahead of the one that is being written; 4 when zero.
+	// Concurrency is how many items are read at once, ahead of the one that is being written; 4 when zero, and 1 when negative.
 	Concurrency int
 	// Progress receives events; nil drops them.
 	Progress progress.Func
@@ -41,8 +40,17 @@ func Write(ctx context.Context, w io.Writer, c Contents, from content.Fetcher, o
 		return err
 	}
 	return withCompression(w, o.Compress, func(w io.Writer) error {
-		return writeEntries(ctx, w, all, from, o, entryProgress{})
+		return writeStream(ctx, w, all, from, o)
 	})
+}
+
+// writeStream writes entries to what cannot be gone on with: after an error nothing more is written, since nobody may read it.
+func writeStream(ctx context.Context, w io.Writer, all []archiveEntry, from content.Fetcher, o Options) error {
+	gathered := &gatheredWriter{to: w}
+	if err := writeEntries(ctx, gathered, all, from, o, entryProgress{}); err != nil {
+		return err
+	}
+	return gathered.flush()
 }
 
 func withCompression(w io.Writer, compress bool, f func(io.Writer) error) error {
@@ -68,20 +76,17 @@ type entryProgress struct {
 
 const (
 	chunk = 256 << 10
-	// chunksAhead of all entries wait to be written: 8 MiB.
+	// chunksAhead is how many chunks of all entries wait to be written, 8 MiB; at least one of each entry that is fetched.
 	chunksAhead = 32
 	// defaultConcurrency is how many entries are fetched at once.
 	defaultConcurrency = 4
 )
 
-// writeEntries writes entries, the first from where it stopped.
-func writeEntries(ctx context.Context, w io.Writer, all []archiveEntry, from content.Fetcher, o Options, first entryProgress) (err error) {
+// writeEntries writes entries, the first from where it stopped. Some of them may be held at the end, or at an error.
+func writeEntries(ctx context.Context, gathered *gatheredWriter, all []archiveEntry, from content.Fetcher, o Options, first entryProgress) (err error) {
 	ctx, end := tracing.Start(ctx, "write archive", tracing.Items(len(all)))
 	defer func() { end(err) }()
-	gathered := &gatheredWriter{to: w}
-	// What an error leaves is where the next attempt goes on.
-	defer func() { err = errors.Join(err, gathered.flush()) }()
-	window := cmp.Or(o.Concurrency, defaultConcurrency)
+	window := max(1, cmp.Or(o.Concurrency, defaultConcurrency))
 	ctx, cancel := context.WithCancel(ctx)
 	var fetches sync.WaitGroup
 	defer fetches.Wait()

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
@@ -388,5 +389,21 @@ func TestWriteManySmallBlobs(t *testing.T) {
 	}
 	if !bytes.Equal(out.Bytes(), mustWrite(t, contents, store)) {
 		t.Error("the bytes depend on how many are read at once")
+	}
+}
+
+// An error writes nothing more to a stream, whose reader may have stalled, and no number of fetches is too small.
+func TestWriteStopsAtError(t *testing.T) {
+	t.Parallel()
+	contents, from := small(t)
+	var out bytes.Buffer
+	if err := archive.Write(t.Context(), &out, contents, from, archive.Options{Concurrency: -1}); err != nil || out.Len() == 0 {
+		t.Errorf("%d bytes, error %v", out.Len(), err)
+	}
+	contents.Blobs = append(contents.Blobs, ocispec.Descriptor{Digest: digest.FromString("lost"), Size: 10})
+	archive.SortBlobs(contents.Blobs)
+	out.Reset()
+	if err := archive.Write(t.Context(), &out, contents, from, archive.Options{}); err == nil || out.Len() > 0 {
+		t.Errorf("%d bytes were written after the error %v", out.Len(), err)
 	}
 }

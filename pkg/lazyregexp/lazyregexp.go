@@ -20,7 +20,8 @@ type Expression struct {
 // New returns an expression. It panics if the text is not valid: in a test at once, and else when it is first used.
 func New(text string) Expression {
 	e := Expression{sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })}
-	if strings.HasSuffix(strings.TrimSuffix(os.Args[0], ".exe"), ".test") {
+	// Whoever starts a program may give it no name.
+	if len(os.Args) > 0 && strings.HasSuffix(strings.TrimSuffix(os.Args[0], ".exe"), ".test") {
 		e.Get()
 	}
 	return e

@@ -1,6 +1,9 @@
 package lazyregexp
 
-import "testing"
+import (
+	"os"
+	"testing"
+)
 
 func TestNew(t *testing.T) {
 	t.Parallel()
@@ -14,4 +17,13 @@ func TestNew(t *testing.T) {
 		}
 	}()
 	New("(")
+}
+
+func TestNewInProgramWithoutName(t *testing.T) {
+	args := os.Args
+	t.Cleanup(func() { os.Args = args })
+	os.Args = nil
+	if !New(`^a+$`).MatchString("aa") {
+		t.Error("no match")
+	}
 }
