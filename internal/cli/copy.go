@@ -37,7 +37,7 @@ type transferFlags struct {
 	maxUnverified     string
 	unverifiedVolumes bool
 
-	// checkTarget asks the target for every item.
+	// checkTarget asks the target for every item, or sends it.
 	checkTarget bool
 
 	// moveTags and allowDowngrade are what tags of the target may do besides going on to newer versions.
@@ -106,7 +106,7 @@ func (f *transferFlags) addBundles(cmd *cobra.Command) {
 
 // addCheck adds the flag that repairs a target.
 func (f *transferFlags) addCheck(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&f.checkTarget, "check", false, "ask the target for every manifest and blob, and send what it has lost; without it a version that is there counts as complete")
+	cmd.Flags().BoolVar(&f.checkTarget, "check", false, "send whatever the target has lost; without it a version that is there counts as complete")
 }
 
 func (f *transferFlags) addDryRun(cmd *cobra.Command) {
@@ -205,7 +205,7 @@ difference and from what the target has, and checked against its digest. What is
 reported, and the layer is copied whole.
 
 To resume an interrupted copy, run it again; it continues even within a blob. To repair a registry that
-lost content, copy with --check, which asks it for every item and sends what is missing. A tag of the target
+lost content, copy with --check: each item is asked for, or sent, so that nothing stays lost. A tag of the target
 moves only to a newer version, unless you pass --allow-downgrade or --move-tags.
 
 With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md).`,

@@ -38,8 +38,8 @@ named one are imported with it, and the last one sets the tags. Until then the e
 An archive with parity is read once before anything is written, and damage is healed as it is read. If there is more
 of it than can be healed, nothing is written.
 
-To resume an interrupted import, or to repair a registry that lost content, run it again: it asks the
-target for every item and sends what is missing. A tag of the target moves only to a newer version,
+To resume an interrupted import, or to repair a registry that lost content, run it again: each
+item is asked for, or sent, so that nothing stays lost. A tag of the target moves only to a newer version,
 unless you pass --allow-downgrade or --move-tags.`,
 		Example: `  krtpkg import edge-1.0.0.tar site.example/krt/edge
   krtpkg import --key cosign.pub edge.1-of-2.tar edge.2-of-2.tar site.example/krt/edge

@@ -14,7 +14,7 @@ type lostError struct{ error }
 func (e *lostError) Unwrap() error { return e.error }
 
 // repairHint is what brings back what a place lost.
-const repairHint = "bring it back with krtpkg copy --check from a complete source, or with krtpkg import: both send only what is missing"
+const repairHint = "bring it back with krtpkg copy --check from a complete source, or with krtpkg import: both send whatever is missing"
 
 // asLost returns an error of content of a place as a [*lostError] if it is that something is not there.
 func asLost(err error) error {

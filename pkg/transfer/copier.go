@@ -35,7 +35,7 @@ type copier struct {
 	report Report
 
 	mu sync.Mutex
-	// checkAll is set if every item is asked for: by option, or since the target has lost something.
+	// checkAll is set if every item is asked for, or sent: by option, or since the target has lost something.
 	checkAll bool
 	// isCompared is set if nothing is written: every image is asked for.
 	isCompared bool

@@ -80,7 +80,7 @@ type Options struct {
 	WholeLayers bool
 	// CheckTarget asks the target for every manifest and blob, or sends it. Without it a closure or a manifest at the
 	// target proves that everything below is there too, which saves most requests, but does not see what
-	// the target has lost. An import always asks.
+	// the target has lost. An import always asks or sends.
 	CheckTarget bool
 	// Concurrency is how many items are copied at once; 4 when zero.
 	Concurrency int
