@@ -39,7 +39,9 @@ import (
 // containerd imports the archive that an export for nodes wrote.
 func TestRealPods(t *testing.T) {
 	t.Parallel()
-	for _, tool := range append([]string{"tools/ctr"}, nodetest.Tools...) { // there is no network to build them with
+	// There is no network at the site to have them from.
+	hack.PrepareForTest(t)
+	for _, tool := range append([]string{"tools/ctr"}, nodetest.Tools...) {
 		hack.BuildForTest(t, tool)
 	}
 	s := newSite(t)

@@ -56,14 +56,12 @@ func Run(ctx context.Context, dir string) (*Cluster, error) { return RunNodes(ct
 
 // RunNodes is [Run] with a number of nodes that KWOK plays; real ones can join.
 func RunNodes(ctx context.Context, dir string, nodes int) (*Cluster, error) {
-	plane, err := hack.PrepareControlPlane(ctx, reportPreparation)
+	plane, err := hack.PrepareControlPlane(ctx, hack.ReportPreparation)
 	if err != nil {
 		return nil, err
 	}
 	return RunControlPlane(ctx, plane, dir, nodes)
 }
-
-func reportPreparation(what string) { fmt.Fprintln(os.Stderr, "control plane:", what) }
 
 // RunControlPlane is [RunNodes] with given programs.
 func RunControlPlane(ctx context.Context, plane *hack.ControlPlane, dir string, nodes int) (*Cluster, error) {

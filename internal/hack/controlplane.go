@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-
-	"github.com/rogpeppe/go-internal/lockedfile"
 )
 
 // ControlPlaneVariable says where the programs of a cluster are from: "download", "compile", or "" for whatever is
@@ -133,11 +131,14 @@ func (s *controlPlaneSource) downloadComponents(ctx context.Context) (string, er
 		fmt.Fprintln(pins, archives[i].Hash, p.programs)
 	}
 	dir := filepath.Join(s.cache, "published-"+hex.EncodeToString(pins.Sum(nil))[:16])
-	unlock, err := lockedfile.MutexAt(filepath.Join(s.cache, "published.lock")).Lock()
+	unlock, err := lockFile(ctx, filepath.Join(s.cache, "published.lock"))
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
+	if err := removeDownloads(s.cache); err != nil {
+		return "", err
+	}
 	for i, p := range published {
 		if hasPrograms(dir, p.programs) {
 			continue

@@ -16,8 +16,18 @@ func PrepareFrom(ctx context.Context, index, platform, cache, way string, report
 }
 
 // SetStallLimit changes how long downloads may bring nothing, for one test.
-func SetStallLimit(t *testing.T, limit time.Duration) {
-	before := stallLimit
-	stallLimit = limit
-	t.Cleanup(func() { stallLimit = before })
+func SetStallLimit(t *testing.T, limit time.Duration) { setLimit(t, &stallLimit, limit) }
+
+// SetDownloadLimit changes how long downloads may take, for one test.
+func SetDownloadLimit(t *testing.T, limit time.Duration) { setLimit(t, &downloadLimit, limit) }
+
+func setLimit(t *testing.T, what *time.Duration, limit time.Duration) {
+	before := *what
+	*what = limit
+	t.Cleanup(func() { *what = before })
+}
+
+// LockFile locks a file for this process alone.
+func LockFile(ctx context.Context, path string) (unlock func(), err error) {
+	return lockFile(ctx, path)
 }

@@ -19,7 +19,6 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/rogpeppe/go-internal/lockedfile"
 	"golang.org/x/mod/modfile"
 )
 
@@ -79,10 +78,13 @@ func (p *program) isBuilt() bool { return isFile(p.path) }
 
 // build returns the path of the binary, which it builds unless it is there.
 func (p *program) build(ctx context.Context) (string, error) {
-	// Test packages run side by side: one of them builds, the others wait for it.
-	unlock, err := lockedfile.MutexAt(filepath.Join(filepath.Dir(filepath.Dir(p.path)), filepath.Base(p.dir)+".lock")).Lock()
+	if p.isBuilt() {
+		return p.path, nil
+	}
+	// Test packages run side by side: one of them builds, the others wait for it, but not for another variant.
+	unlock, err := lockFile(ctx, filepath.Dir(p.path)+".lock")
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("hack/%s: %w", p.name, err)
 	}
 	defer unlock()
 	if p.isBuilt() {

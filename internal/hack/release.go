@@ -2,6 +2,7 @@ package hack
 
 import (
 	"archive/tar"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/sha512"
@@ -22,8 +23,12 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// stallLimit is how long a download may bring nothing.
-var stallLimit = 30 * time.Second
+var (
+	// stallLimit is how long a download may bring nothing.
+	stallLimit = 30 * time.Second
+	// downloadLimit is how long a download may take: to compile takes less.
+	downloadLimit = 15 * time.Minute
+)
 
 const (
 	// dialLimit is how long a connection may take: where no network is, that has to be known soon.
@@ -70,49 +75,77 @@ func (i *releaseIndex) findArchive(prefix, platform string) (*releaseArchive, er
 	return nil, fmt.Errorf("no programs of a control plane are published for %s (%s)", platform, prefix)
 }
 
-// download puts programs of the archive, a gzipped tar, into a folder: each by its path in the archive. The folder
-// has either all of them or none: nothing stays of an archive that is not what the index says. Proxies are those of
-// the environment.
+// downloadFolder is the beginning of the names of folders for what is downloaded.
+const downloadFolder = ".download-"
+
+// removeDownloads removes what downloads left that were killed. None may be under way.
+func removeDownloads(cache string) error {
+	left, err := filepath.Glob(filepath.Join(cache, downloadFolder+"*"))
+	for _, dir := range left {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
+}
+
+// download puts programs of the archive, a gzipped tar, into a folder: each by its path in the archive. A program comes
+// there whole or not at all, and nothing is unpacked of an archive that is not what the index says. Proxies are those
+// of the environment.
 func (a *releaseArchive) download(ctx context.Context, dir string, programs []string) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("download %s: %w", a.SelfLink, err)
 		}
 	}()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	body, err := a.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	stalled := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("nothing came for %s", stallLimit)) })
-	defer stalled.Stop()
-
-	temp, err := os.MkdirTemp(filepath.Dir(dir), ".download-")
+	temp, err := os.MkdirTemp(filepath.Dir(dir), downloadFolder)
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(temp)
-	hash := sha512.New()
-	received := io.TeeReader(io.LimitReader(&watchedReader{body, stalled}, maxArchive), hash)
-	unpackErr := unpackPrograms(received, temp, programs)
-	if _, err := io.Copy(io.Discard, received); err != nil {
-		return errors.Join(err, context.Cause(ctx))
+	archive, err := os.Create(filepath.Join(temp, "archive"))
+	if err != nil {
+		return err
 	}
-	if got := hex.EncodeToString(hash.Sum(nil)); got != a.Hash {
-		return fmt.Errorf("its SHA-512 is %s, not %s as published", got, a.Hash)
+	defer archive.Close()
+	if err := a.receive(ctx, archive); err != nil {
+		return err
 	}
-	if unpackErr != nil {
-		return unpackErr
+	if _, err := archive.Seek(0, io.SeekStart); err != nil {
+		return err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	unpacked := filepath.Join(temp, "programs")
+	if err := errors.Join(os.Mkdir(unpacked, 0o755), os.MkdirAll(dir, 0o755)); err != nil {
+		return err
+	}
+	if err := unpackPrograms(archive, unpacked, programs); err != nil {
 		return err
 	}
 	for _, program := range programs {
-		if err := os.Rename(filepath.Join(temp, path.Base(program)), filepath.Join(dir, path.Base(program))); err != nil {
+		if err := os.Rename(filepath.Join(unpacked, path.Base(program)), filepath.Join(dir, path.Base(program))); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// receive writes the archive to a file. It fails if it is another one than the index says, or takes too long.
+func (a *releaseArchive) receive(ctx context.Context, to io.Writer) error {
+	ctx, end := context.WithTimeoutCause(ctx, downloadLimit, fmt.Errorf("it takes more than %s", downloadLimit))
+	defer end()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	body, err := a.open(ctx)
+	if err != nil {
+		return cmp.Or(context.Cause(ctx), err)
+	}
+	defer body.Close()
+	stalled := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("nothing came for %s", stallLimit)) })
+	defer stalled.Stop()
+	hash := sha512.New()
+	if _, err := io.Copy(io.MultiWriter(to, hash), io.LimitReader(&watchedReader{body, stalled}, maxArchive)); err != nil {
+		return cmp.Or(context.Cause(ctx), err)
+	}
+	if got := hex.EncodeToString(hash.Sum(nil)); got != a.Hash {
+		return fmt.Errorf("its SHA-512 is %s, not %s as published", got, a.Hash)
 	}
 	return nil
 }
@@ -189,7 +222,7 @@ func unpackPrograms(r io.Reader, dir string, programs []string) error {
 			return err
 		}
 		_, err = io.Copy(file, entries)
-		if err := errors.Join(err, file.Close()); err != nil {
+		if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
 			return err
 		}
 		delete(missing, name)

@@ -49,7 +49,7 @@ type Node struct {
 // Start starts a node called localhost. It becomes ready in the seconds after that.
 func Start(ctx context.Context, o Options) (*Node, error) {
 	n := &Node{dir: o.Dir}
-	plane, err := hack.PrepareControlPlane(ctx, func(string) {})
+	plane, err := hack.PrepareControlPlane(ctx, hack.ReportPreparation)
 	if err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
