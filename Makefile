@@ -25,17 +25,14 @@ install:
 demo: build
 	$(GO) run ./hack/demo -krtpkg $(BIN)
 
-# Tests write tens of thousands of small files.
-TESTDIR = GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR="$$(./hack/testdir.sh)"
-
 # Real registries, real clients and a real control plane: the first run on a machine
 # compiles them.
 test: tools
-	$(TESTDIR) $(GO) test $(TESTFLAGS) -p 2 -timeout 60m ./...
+	./hack/testdir.sh $(GO) test $(TESTFLAGS) -p 2 -timeout 60m ./...
 
 # What needs no Kubernetes and no program but krtpkg: for every change.
 quick:
-	$(TESTDIR) $(GO) test $(TESTFLAGS) -short ./...
+	./hack/testdir.sh $(GO) test $(TESTFLAGS) -short ./...
 
 tools:
 	./hack/browser/install.sh
