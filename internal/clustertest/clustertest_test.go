@@ -29,6 +29,21 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
 
+// Control planes run in parallel as far as memory goes.
+func TestCountParallel(t *testing.T) {
+	for meminfo, want := range map[string]int{
+		"MemTotal:       24684084 kB\nMemFree:          500000 kB\nMemAvailable:   23581696 kB\n": 5,
+		"MemTotal:        8000000 kB\nMemAvailable:    7500000 kB\nBuffers: 1 kB\n":               3,
+		"MemAvailable:     900000 kB\n":             2,
+		"MemTotal:        8000000 kB\n":             waiting, // an old kernel
+		"MemAvailable:   99999999999999999999 kB\n": waiting,
+	} {
+		if got := countParallel(parseMemory(meminfo)); got != want {
+			t.Errorf("%d tests run in parallel, want %d, with %q", got, want, meminfo)
+		}
+	}
+}
+
 func TestNodesAreReady(t *testing.T) {
 	client := newClient(t, Borrow(t))
 	nodes, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})

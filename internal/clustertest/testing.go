@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"runtime"
 	"strconv"
 	"sync"
@@ -138,20 +139,57 @@ func Main(m interface{ Run() int }) int {
 
 const parallelFlag = "test.parallel"
 
-// waiting is how many tests that wait for clusters, registries and controllers keep two processors busy.
-const waiting = 5
+const (
+	// waiting is how many tests that wait for clusters, registries and controllers keep two processors busy.
+	waiting = 5
+	// memoryOfTest is what a control plane and its test need, in bytes; four control planes took 7.1 GB.
+	memoryOfTest = 2_500_000_000
+)
 
 // runWaiting runs the tests of a package that wait more than they compute, for clusters above all: more of them in
-// parallel than there are processors, unless -parallel says how many.
+// parallel than there are processors where memory has room for their control planes, unless -parallel says how many.
 func runWaiting(m interface{ Run() int }) int {
 	flag.Parse()
 	isChosen := false
 	flag.Visit(func(f *flag.Flag) { isChosen = isChosen || f.Name == parallelFlag })
-	if !isChosen && runtime.GOMAXPROCS(0) < waiting {
-		if err := flag.Set(parallelFlag, strconv.Itoa(waiting)); err != nil {
+	if n := countParallel(readMemory()); !isChosen && n > runtime.GOMAXPROCS(0) {
+		if err := flag.Set(parallelFlag, strconv.Itoa(n)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 	}
 	return m.Run()
+}
+
+// countParallel returns how many tests run in parallel, two at least, with as many bytes of memory free; 0 stands for an
+// unknown number.
+func countParallel(free uint64) int {
+	if free == 0 {
+		return waiting
+	}
+	return int(min(waiting, max(2, free/memoryOfTest)))
+}
+
+// readMemory returns how many bytes of memory are free for programs, as Linux tells it; 0 elsewhere.
+func readMemory() uint64 {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	return parseMemory(string(text))
+}
+
+var memoryLine = regexp.MustCompile(`(?m)^MemAvailable: +([0-9]+) kB$`)
+
+// parseMemory returns what meminfo says is available, in bytes.
+func parseMemory(meminfo string) uint64 {
+	match := memoryLine.FindStringSubmatch(meminfo)
+	if match == nil {
+		return 0
+	}
+	kilobytes, err := strconv.ParseUint(match[1], 10, 50)
+	if err != nil {
+		return 0
+	}
+	return kilobytes << 10
 }
