@@ -166,9 +166,7 @@ func TestDeltasKilled(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			round := 0
 			c.begin(round)
-			start := time.Now()
-			s.ok(c.args(round)...)
-			whole := time.Since(start)
+			whole := s.timeCommand(c.args(round)...)
 			c.check(round)
 			moments := rand.New(rand.NewPCG(2, uint64(len(c.name))))
 			c.begin(1)

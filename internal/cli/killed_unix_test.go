@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"krtpkg.dev/krtpkg/internal/clustertest"
 )
 
@@ -21,9 +23,7 @@ func TestKilledApply(t *testing.T) {
 	s.stack("1.0.0")
 	w := newWatcher(t, cluster)
 	apply := []string{"apply", "--key", "cosign.pub", "oci:dist:1.0.0", "--yes", "--wait-timeout", "30s", "--lock-timeout", "3s", "--skip-check", "images"}
-	began := time.Now()
-	s.ok(apply...)
-	took := time.Since(began)
+	took := s.timeCommand(apply...)
 	clean := w.stable(w.everything())
 	s.ok("delete", "stack", "--yes", "--lock-timeout", "3s")
 
@@ -45,6 +45,7 @@ func TestKilledApply(t *testing.T) {
 		s.ok("delete", "stack", "--yes", "--lock-timeout", "3s")
 	}
 	const moments = 10
+	inside := 0
 	for i := range moments {
 		cmd, _, stderr := s.command(apply...)
 		if err := cmd.Start(); err != nil {
@@ -53,10 +54,17 @@ func TestKilledApply(t *testing.T) {
 		time.Sleep(took * time.Duration(i+1) / (moments + 1))
 		cmd.Process.Kill()
 		cmd.Wait()
+		if _, err := w.client.CoreV1().Namespaces().Get(t.Context(), "stack", metav1.GetOptions{}); err == nil && cmd.ProcessState.ExitCode() < 0 {
+			inside++
+		}
 		if history := s.run("history", "stack"); history.code != 0 && !strings.Contains(history.stderr, "not installed") {
 			t.Errorf("history is not readable:\n%s", history.stderr)
 		}
 		again(fmt.Sprintf("killed at moment %d, having said:\n%s", i+1, stderr))
+	}
+	t.Logf("%d of %d kills were after the first object came and before the end", inside, moments)
+	if inside == 0 {
+		t.Error("no apply was killed that had changed anything")
 	}
 
 	during := func(what string, fault func()) {

@@ -188,6 +188,17 @@ func (s *site) run(args ...string) result {
 	return r
 }
 
+// timeCommand returns how long a command takes that must succeed, as a process of its own: as long as one that is killed.
+func (s *site) timeCommand(args ...string) time.Duration {
+	s.t.Helper()
+	cmd, _, stderr := s.command(args...)
+	began := time.Now()
+	if err := cmd.Run(); err != nil {
+		s.t.Fatalf("krtpkg %s: %v\n%s", strings.Join(args, " "), err, stderr)
+	}
+	return time.Since(began)
+}
+
 // killAfter starts a command that must succeed, kills it after the delay, and reports whether it was killed before it ended.
 func (s *site) killAfter(delay time.Duration, args ...string) bool {
 	s.t.Helper()
