@@ -2,7 +2,7 @@
 // -fuzz gives all workers to one target, they wait for each other and for its start. Each package is compiled once for
 // all of its targets. The corpora that it goes on from are those of go test -fuzz.
 //
-//	go run ./hack/fuzz                       # all targets, 15 seconds each
+//	go run ./hack/fuzz                       # all targets, 30 seconds each
 //	go run ./hack/fuzz -time 5m FuzzOpen     # one
 package main
 
@@ -20,18 +20,20 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 )
 
 func main() {
-	fuzzTime := flag.Duration("time", 15*time.Second, "how long each target is fuzzed")
+	fuzzTime := flag.String("time", "30s", "how long each target is fuzzed, or how often, such as 1000x")
 	tags := flag.String("tags", "", "build tags")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *fuzzTime, *tags, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "fuzz:", err)
@@ -41,7 +43,7 @@ func main() {
 
 // fuzzer is what the packages share.
 type fuzzer struct {
-	fuzzTime time.Duration
+	fuzzTime string // as go test -fuzztime has it
 	tags     string
 	binaries string // a folder
 	corpora  string // a folder with one for each package
@@ -54,7 +56,10 @@ type targetPackage struct {
 	targets []string
 }
 
-func run(ctx context.Context, fuzzTime time.Duration, tags string, wanted []string) (err error) {
+func run(ctx context.Context, fuzzTime, tags string, wanted []string) (err error) {
+	if err := checkFuzzTime(fuzzTime); err != nil {
+		return err
+	}
 	packages, err := findTargets(ctx, wanted)
 	if err != nil {
 		return err
@@ -71,7 +76,7 @@ func run(ctx context.Context, fuzzTime time.Duration, tags string, wanted []stri
 	defer func() { err = errors.Join(err, os.RemoveAll(f.binaries)) }()
 	// A failure does not end the others: what one finds is as good as what the next one finds.
 	var group errgroup.Group
-	group.SetLimit(runtime.NumCPU())
+	group.SetLimit(runtime.GOMAXPROCS(0))
 	failed := make([]error, len(packages))
 	for i, p := range packages {
 		group.Go(func() error {
@@ -81,6 +86,18 @@ func run(ctx context.Context, fuzzTime time.Duration, tags string, wanted []stri
 	}
 	_ = group.Wait() // no error: each has its own
 	return errors.Join(failed...)
+}
+
+// checkFuzzTime checks what go test -fuzztime takes, before anything is compiled.
+func checkFuzzTime(text string) error {
+	if times, isCount := strings.CutSuffix(text, "x"); isCount {
+		if n, err := strconv.Atoi(times); err == nil && n > 0 {
+			return nil
+		}
+	} else if d, err := time.ParseDuration(text); err == nil && d > 0 {
+		return nil
+	}
+	return fmt.Errorf("-time is %q: want a duration such as 30s or a count such as 1000x", text)
 }
 
 var fuzzTarget = regexp.MustCompile(`(?m)^func (Fuzz\w+)\(`)
@@ -138,7 +155,7 @@ func (f *fuzzer) fuzzPackage(ctx context.Context, p targetPackage) error {
 	compiled := time.Since(began)
 	var failed []error
 	for _, target := range p.targets {
-		cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.fuzz=^"+target+"$", "-test.fuzztime="+f.fuzzTime.String(),
+		cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.fuzz=^"+target+"$", "-test.fuzztime="+f.fuzzTime,
 			"-test.fuzzminimizetime=10x", "-test.parallel=1", "-test.fuzzcachedir="+filepath.Join(f.corpora, strings.TrimSpace(importPath)))
 		cmd.Dir = p.dir // where what it finds is written
 		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
