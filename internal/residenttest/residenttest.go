@@ -4,7 +4,7 @@
 // A test calls [Start] and runs [Resident.Client] with [Resident.Env]; the process that this starts calls [Serve]. Each
 // command has its own arguments, environment, folder and standard streams. A command runs as a process of its own, as it
 // does elsewhere, if another one is running, if it has a terminal, or if its environment differs in what a program reads only
-// once. So does one that a test sends signals to: it starts the program itself.
+// once, and all do after one that panicked. So does one that a test sends signals to: it starts the program itself.
 package residenttest
 
 import "strings"

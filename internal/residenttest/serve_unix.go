@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,13 +63,23 @@ func (s *server) answer(conn *net.UnixConn) {
 		_, _ = conn.Write([]byte{'n'})
 		return
 	}
-	defer s.busy.Unlock()
+	// Whoever reads the answer may ask for the next command at once.
+	_, _ = conn.Write(s.runRequest(conn, r))
+}
+
+// runRequest runs what a client asks for, and returns the last byte of the answer.
+func (s *server) runRequest(conn *net.UnixConn, r *request) []byte {
+	isUsable := true
+	defer func() {
+		if isUsable {
+			s.busy.Unlock()
+		}
+	}()
 	if err := s.enter(r); err != nil {
-		_, _ = conn.Write([]byte{'n'})
-		return
+		return []byte{'n'}
 	}
 	if _, err := conn.Write([]byte{'y'}); err != nil {
-		return
+		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -77,13 +88,26 @@ func (s *server) answer(conn *net.UnixConn) {
 		io.Copy(io.Discard, conn)
 		cancel()
 	}()
-	code := s.run(ctx)
+	code, panicked := s.runCommand(ctx)
+	// Nobody knows what a panic leaves: the next commands run elsewhere.
+	isUsable = !panicked
 	// Whoever reads the output sees its end.
 	if err := s.setStreams(nil); err != nil {
 		log.Fatal(err)
 	}
 	r.closeStreams()
-	_, _ = conn.Write([]byte{byte(code)})
+	return []byte{byte(code)}
+}
+
+// runCommand returns the exit code of a command. One that panics has that of a process that does.
+func (s *server) runCommand(ctx context.Context) (code int, panicked bool) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			fmt.Fprintf(os.Stderr, "panic: %v\n\n%s", cause, debug.Stack())
+			code, panicked = 2, true
+		}
+	}()
+	return s.run(ctx), false
 }
 
 // enter makes the process what the client's would be.

@@ -41,26 +41,39 @@ func askResident(address string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	// What this process becomes otherwise has no use for it.
+	syscall.CloseOnExec(socket)
 	if err := syscall.Connect(socket, &syscall.SockaddrUnix{Name: address}); err != nil {
 		return 0, err
 	}
 	// It goes with the command's standard input, output and error.
-	request := encodeRequest()
-	n, err := syscall.SendmsgN(socket, request, syscall.UnixRights(0, 1, 2), nil, 0)
-	for err == nil && n < len(request) {
-		var more int
-		more, err = syscall.Write(socket, request[n:])
-		n += more
+	rights := syscall.UnixRights(0, 1, 2)
+	for request := encodeRequest(); len(request) > 0; {
+		n, err := syscall.SendmsgN(socket, request, rights, nil, 0)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		request, rights = request[n:], nil
 	}
 	var answer [1]byte
-	if err != nil || readByte(socket, &answer) != nil || answer[0] != 'y' {
-		return 0, fmt.Errorf("it is not taken: %v", err)
+	if err := readByte(socket, &answer); err != nil {
+		return 0, err
+	}
+	if answer[0] != 'y' {
+		return 0, fmt.Errorf("it is not taken: the answer is %q", answer[0])
 	}
 	if err := readByte(socket, &answer); err != nil {
-		return 2, nil // it panicked, as a process of its own would have
+		fmt.Fprintln(os.Stderr, "krtpkg: the resident process ended:", err)
+		return residentEnded, nil
 	}
 	return int(answer[0]), nil
 }
+
+// residentEnded is an exit code that krtpkg never has.
+const residentEnded = 125
 
 // encodeRequest returns the length of what follows in four bytes, then the folder, the umask, the number of arguments, these
 // and the environment, each with a zero at its end.
