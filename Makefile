@@ -9,7 +9,7 @@ TAGS := kustomize_disable_go_plugin_support
 # Tests need no debugger's tables.
 TESTFLAGS := -tags "$(TAGS)" -ldflags "-s -w"
 
-.PHONY: all build install demo test quick tools fuzz recall lint crosscheck names bench docs release image clean $(BIN)
+.PHONY: all build install demo test quick processes tools fuzz recall lint crosscheck names bench docs release image clean $(BIN)
 
 all: build
 
@@ -33,6 +33,10 @@ test: tools
 # What needs no Kubernetes and no program but krtpkg: for every change.
 quick:
 	./hack/testdir.sh $(GO) test $(TESTFLAGS) -short ./...
+
+# The scripts whose commands share a process, each of them in one of its own.
+processes:
+	./hack/testdir.sh $(GO) test $(TESTFLAGS) -short -run '^TestScripts$$' ./internal/cli -processes
 
 tools:
 	./hack/browser/install.sh

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/semver"
+	"gopkg.in/yaml.v3"
 )
 
 // Each direct dependency has a line in docs/DEPENDENCIES.md.
@@ -32,6 +34,48 @@ func TestDependenciesAreExplained(t *testing.T) {
 		// Modules of one project share a line, where all but the first go by their last name.
 		if !r.Indirect && !strings.Contains(string(text), r.Mod.Path) && !strings.Contains(string(text), ", "+path.Base(r.Mod.Path)) {
 			t.Errorf("%s has no line in docs/DEPENDENCIES.md", r.Mod.Path)
+		}
+	}
+}
+
+// Tests mean the same Kubernetes on a control plane that was downloaded, and on one that was compiled: its minor version.
+func TestControlPlaneVersions(t *testing.T) {
+	read := func(name string) []byte {
+		t.Helper()
+		data, err := os.ReadFile(path.Join("../../hack/cluster", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	mod, err := modfile.Parse("go.mod", read("go.mod"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var compiled string
+	for _, r := range mod.Require {
+		if r.Mod.Path == "k8s.io/kubernetes" {
+			compiled = r.Mod.Version
+		}
+	}
+	if !semver.IsValid(compiled) {
+		t.Fatalf("hack/cluster requires Kubernetes %q", compiled)
+	}
+	var index struct {
+		Releases map[string]any `yaml:"releases"`
+	}
+	if err := yaml.Unmarshal(read("releases.yaml"), &index); err != nil || len(index.Releases) == 0 {
+		t.Fatalf("%d releases, %v", len(index.Releases), err)
+	}
+	for version := range index.Releases {
+		if semver.MajorMinor(version) != semver.MajorMinor(compiled) {
+			t.Errorf("releases.yaml has %s, go.mod %s", version, compiled)
+		}
+	}
+	// What the API server says of itself is given to the linker.
+	for flag := range strings.SplitSeq(string(read("ldflags")), "\n") {
+		if _, version, ok := strings.Cut(flag, ".gitVersion="); ok && version != compiled {
+			t.Errorf("ldflags has %q, go.mod %s", flag, compiled)
 		}
 	}
 }
