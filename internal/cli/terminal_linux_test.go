@@ -276,3 +276,32 @@ func (x *onTerminal) completesEach(verb string, plans int) {
 		x.t.Errorf("%s: exit code %d, %d ends of %d plans, the last at %d %%:\n%s", x.name, x.code, ends, plans, last, x.text)
 	}
 }
+
+// On a terminal init asks what a runtime should have.
+func TestInitOnTerminal(t *testing.T) {
+	t.Parallel()
+	s := newFolder(t)
+	terminal := terminaltest.New(t, 200, 60)
+	if _, err := terminal.Master.WriteString("seaside\nedge\n\n\n\n\n\n\n\n\nnonsense\n3\nbecause of policies\n\n\nno\n\ndone\n"); err != nil {
+		t.Fatal(err)
+	}
+	cmd, stdout, _ := s.command("init", "asked")
+	cmd.Stdin, cmd.Stderr = terminal.User, terminal.User
+	if err := cmd.Run(); err != nil || stdout.Len() > 0 {
+		t.Fatalf("%v, on standard output %q, on the terminal:\n%s", err, stdout, terminal.Text())
+	}
+	runtime, decisions := string(readFile(t, s.path("asked/runtime.yaml"))), string(readFile(t, s.path("asked/DECISIONS.md")))
+	for _, c := range []struct{ pattern, text string }{
+		{`Layer 3, cluster services: Networking\.`, terminal.Text()},
+		{`Antrea \(manifests, ready\)`, terminal.Text()},
+		{`has no product "nonsense"`, terminal.Text()},
+		{`(?m)^  name: "seaside"$`, runtime},
+		{`networking/antrea`, runtime},
+		{`(?m)^- \*\*antrea\*\* .*because of policies$`, decisions},
+		{`refused unless a policy allows it\? _no_\n`, decisions},
+	} {
+		if !regexp.MustCompile(c.pattern).MatchString(c.text) {
+			t.Errorf("no match for %s in:\n%s", c.pattern, c.text)
+		}
+	}
+}
