@@ -374,7 +374,8 @@ func newComparison(conf kappconfig.Conf, existing []kappres.Resource) (*comparis
 	exclude := conf.DiffAgainstExistingFieldExclusionMods()[len(usual.DiffAgainstExistingFieldExclusionMods()):]
 	excludeApplied := conf.DiffAgainstLastAppliedFieldExclusionMods()
 	return &comparison{
-		ChangeFactory: diff.NewChangeFactory(rebase, excludeApplied, exclude, diff.ChangeOpts{}), rebase: rebase,
+		ChangeFactory: diff.NewChangeFactory(rebase, excludeApplied, exclude, diff.ChangeOpts{}),
+		rebase:        rebase, excludeApplied: excludeApplied, exclude: exclude,
 		isUsual: len(all) == len(own) && len(exclude) == 0 && len(excludeApplied) == len(usual.DiffAgainstLastAppliedFieldExclusionMods()),
 	}, nil
 }

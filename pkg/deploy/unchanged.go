@@ -18,6 +18,8 @@ import (
 type comparison struct {
 	diff.ChangeFactory
 	rebase []kappres.ResourceModWithMultiple
+	// excludeApplied takes from an object what a record of what was applied leaves out, exclude what is never compared.
+	excludeApplied, exclude []kappres.FieldRemoveMod
 	// isUsual tells that a bundle has added no rules of its own.
 	isUsual bool
 }
@@ -61,12 +63,13 @@ func (c *comparison) findUnchanged(existing, wanted []kappres.Resource, options 
 	if len(live) < len(existing) || uids.Len() < len(existing) {
 		return nil, nil
 	}
-	kept := map[string]diff.Change{}
+	kept, seen := map[string]diff.Change{}, make(sets.Set[string], len(wanted))
 	for _, r := range wanted {
 		key := kappres.NewUniqueResourceKey(r).String()
-		if kept[key] != nil {
+		if seen.Has(key) {
 			return nil, nil
 		}
+		seen.Insert(key)
 		was := live[key]
 		if was == nil || !hasPlainRecord(was) {
 			continue
@@ -98,19 +101,15 @@ func hasPlainRecord(r kappres.Resource) bool {
 	return sum == "" || annotations[marks.Original] == "" || sum == noDifference
 }
 
-// compareUnchanged returns the change of nothing, or nil if a resource may differ from what is wanted.
+// compareUnchanged returns the change of nothing, or nil if a resource may differ from what is wanted, or is told to be
+// left alone.
 func (c *comparison) compareUnchanged(existing, wanted kappres.Resource) (diff.Change, error) {
-	for _, key := range []string{kappres.NoopAnnKey, kappres.ExistsAnnKey} {
-		if _, is := wanted.Annotations()[key]; is {
-			return nil, nil
-		}
-	}
 	change := keptChange{original: existing}
 	var err error
-	if change.existing, err = withoutHistory(existing); err != nil {
+	if change.existing, err = c.withoutHistory(existing); err != nil {
 		return nil, err
 	}
-	if change.applied, err = withoutHistory(wanted); err != nil {
+	if change.applied, err = c.withoutHistory(wanted); err != nil {
 		return nil, err
 	}
 	if change.merged, err = diff.NewRebasedResource(existing, change.applied, c.rebase).Resource(); err != nil {
@@ -119,20 +118,31 @@ func (c *comparison) compareUnchanged(existing, wanted kappres.Resource) (diff.C
 	if !haveSameFields(change.existing, change.merged) {
 		return nil, nil
 	}
+	annotations := change.merged.Annotations() // also those that only the object on the cluster has
+	for _, key := range []string{kappres.NoopAnnKey, kappres.ExistsAnnKey} {
+		if _, is := annotations[key]; is {
+			return nil, nil
+		}
+	}
 	return &change, nil
 }
 
-// isAsApplied reports whether an answer of the API server is its manifest merged with it: then kapp's checksum of how
-// they differ is that of no difference.
+// isAsApplied reports whether kapp's checksum of how an answer of the API server and its manifest differ is that of no
+// difference. It is if the answer is the manifest merged with it, both without the fields that kapp leaves out: what
+// controllers change after the answer must not be part of the checksum.
 func (c *comparison) isAsApplied(answer, manifest kappres.Resource) bool {
-	was, err := withoutHistory(answer)
+	was, err := diff.NewResourceWithRemovedFields(answer, c.excludeApplied).Resource()
 	if err != nil {
 		return false
 	}
-	if manifest, err = withoutHistory(manifest); err != nil {
+	if was, err = c.withoutHistory(was); err != nil {
 		return false
 	}
-	merged, err := diff.NewRebasedResource(was, manifest, c.rebase).Resource()
+	applied, err := c.withoutHistory(manifest)
+	if err != nil {
+		return false
+	}
+	merged, err := diff.NewRebasedResource(was, applied, c.rebase).Resource()
 	if err == nil && haveSameFields(was, merged) {
 		return true
 	}
@@ -140,9 +150,9 @@ func (c *comparison) isAsApplied(answer, manifest kappres.Resource) bool {
 	return err == nil && change.OpsDiff().MinimalMD5() == noDifference
 }
 
-// withoutHistory returns a copy of a resource without kapp's record of what was applied.
-func withoutHistory(r kappres.Resource) (kappres.Resource, error) {
-	return diff.NewResourceWithoutHistory(r, nil).Resource()
+// withoutHistory returns a copy of a resource without kapp's record of what was applied, and without what is never compared.
+func (c *comparison) withoutHistory(r kappres.Resource) (kappres.Resource, error) {
+	return diff.NewResourceWithoutHistory(r, c.exclude).Resource()
 }
 
 func haveSameFields(a, b kappres.Resource) bool {
