@@ -263,7 +263,7 @@ func (e *engine) deleteFlags() *cmdapp.DeleteOptions {
 
 func (e *engine) setLimits(f *cmdapp.ApplyFlags) {
 	f.WaitingChangesOpts.Timeout = e.options.WaitTimeout
-	f.WaitingChangesOpts.CheckInterval = 0 // see pacedWait
+	f.WaitingChangesOpts.CheckInterval = firstPause(e.options.PollInterval) // pacedWait adds the rest
 	f.ApplyingChangesOpts.Timeout = e.options.WaitTimeout
 }
 

@@ -16,7 +16,8 @@ import (
 // Deployment that takes a fifth of a second is waited for twice as long and more, in each layer again. These begin at an
 // eighth of the longest, and each is twice as long as the one before, until something has become ready.
 //
-// Kapp tells of each look before it takes it, and is told to make no pauses itself.
+// Kapp tells of each look before it takes it. Itself it makes the first pause each time, whatever it tells; the rest is
+// added here.
 type pacedWait struct {
 	clusterapply.UI
 	ctx     context.Context
@@ -27,8 +28,8 @@ type pacedWait struct {
 	looks   int    // without a change
 }
 
-// firstPause is the part of the longest pause that the first one takes.
-const firstPause = 8
+// firstPause returns the pause before the second look, and the shortest between two.
+func firstPause(longest time.Duration) time.Duration { return longest / 8 }
 
 // NotifySection implements [clusterapply.UI].
 func (p *pacedWait) NotifySection(format string, args ...any) {
@@ -39,16 +40,17 @@ func (p *pacedWait) NotifySection(format string, args ...any) {
 	p.UI.NotifySection("%s", section)
 }
 
-// nextPause returns the pause before a section: none before the first look, and none where more is ready than at the
-// last one.
+// nextPause returns what to add to kapp's pause before a section: nothing before the first look, and nothing where more is
+// ready than at the last one. Kapp paces by itself how it tries again to apply.
 func (p *pacedWait) nextPause(section string) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if section != p.section || !strings.HasPrefix(section, "waiting on ") {
+	if section != p.section || strings.HasPrefix(section, "applying ") {
 		p.section, p.looks = section, 0
 		return 0
 	}
-	pause := p.longest / firstPause << min(p.looks, 8)
+	first := firstPause(p.longest)
+	pause := first << min(p.looks, 8)
 	p.looks++
-	return min(pause, p.longest)
+	return min(pause, p.longest) - first
 }
