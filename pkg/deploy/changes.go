@@ -62,9 +62,15 @@ type ResourceChange struct {
 	Diff string `json:"diff,omitempty"`
 }
 
-// resourceChanges returns what steps change, with diffs if someone is to see them: these take longer than all else that
-// kapp computes.
-func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf, diffs bool) []ResourceChange {
+// changeDetails are what changes come with.
+type changeDetails struct {
+	// diffs is set if someone is to see them: they take longer than all else that kapp computes.
+	diffs bool
+	masks []kappconfig.DiffMaskRule
+}
+
+// resourceChanges returns what steps change.
+func resourceChanges(steps []*clusterapply.ClusterChange, details changeDetails) []ResourceChange {
 	var changes []ResourceChange
 	for _, s := range steps {
 		c := ResourceChange{ResourceID: idOf(s.Resource()), Op: OpWait}
@@ -84,8 +90,8 @@ func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf, 
 		if s.Resource().Transient() {
 			continue // it goes with its owner
 		}
-		if c.Op != OpWait && diffs {
-			view := diff.NewTextDiffView(s.ConfigurableTextDiff(), conf.DiffMaskRules(), diff.TextDiffViewOpts{Context: 2, Mask: true})
+		if c.Op != OpWait && details.diffs {
+			view := diff.NewTextDiffView(s.ConfigurableTextDiff(), details.masks, diff.TextDiffViewOpts{Context: 2, Mask: true})
 			c.Diff = ansiColor.ReplaceAllString(view.String(), "")
 		}
 		changes = append(changes, c)

@@ -108,7 +108,7 @@ func (s *session) planDelete(ctx context.Context) (*Plan, error) {
 	tasks := make([]scheduledTask, len(s.leaving))
 	for i, app := range s.leaving {
 		tasks[i].run = func(ctx context.Context) error {
-			looked, err := s.engine.lookDelete(ctx, app.App, s.withDiffs)
+			looked, err := s.engine.lookDelete(ctx, appDelete{name: app.App, diffs: s.withDiffs})
 			if err != nil {
 				return &Error{Op: "delete", Bundle: app.Bundle, Layer: app.Layer, Err: err}
 			}
@@ -195,17 +195,17 @@ func (s *session) deleteApp(ctx context.Context, i Installed, d *appDeletion) er
 	if err := s.beforeDeletion(ctx, d); err != nil {
 		return s.reportFailure(ctx, "delete", d.outcome, err, newMessages(nil))
 	}
-	return s.deleteStep(ctx, i, d, len(s.foreign) == 0)
+	return s.deleteStep(ctx, appDelete{name: i.App, namespacesLater: len(s.foreign) == 0}, d)
 }
 
 // deleteNamespaces deletes what is left of an app.
 func (s *session) deleteNamespaces(ctx context.Context, i Installed, d *appDeletion) error {
-	return s.deleteStep(ctx, i, d, false)
+	return s.deleteStep(ctx, appDelete{name: i.App}, d)
 }
 
-func (s *session) deleteStep(ctx context.Context, i Installed, d *appDeletion, namespacesLater bool) error {
+func (s *session) deleteStep(ctx context.Context, a appDelete, d *appDeletion) error {
 	told := newMessages(func(m Message) { s.emitEvent(Event{Phase: Deleting, Outcome: d.outcome, Message: m}) })
-	found, err := s.engine.deleteAndWait(ctx, i.App, namespacesLater, progressHooks{told: told})
+	found, err := s.engine.deleteAndWait(ctx, a, progressHooks{told: told})
 	if err == nil {
 		err = s.afterDeletion(ctx, d)
 	}

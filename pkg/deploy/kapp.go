@@ -118,21 +118,16 @@ func (e *engine) deployAndWait(ctx context.Context, a kappApp, h progressHooks) 
 }
 
 // lookDelete returns what delete would do. It writes nothing.
-func (e *engine) lookDelete(ctx context.Context, name string, diffs bool) (callResult, error) {
-	return e.runCancellable(ctx, progressHooks{}, func(parts *kappParts) (callResult, error) {
-		return e.deleteApp(ctx, parts, appDelete{name: name, diffs: diffs}, nil)
-	})
+func (e *engine) lookDelete(ctx context.Context, a appDelete) (callResult, error) {
+	return e.runCancellable(ctx, progressHooks{}, func(parts *kappParts) (callResult, error) { return e.deleteApp(ctx, parts, a, nil) })
 }
 
 // deleteAndWait deletes an app with its resources, and waits until they are gone. One that is not
 // there is no error.
-// If namespacesLater, the app's namespaces are left, and with them the app.
-func (e *engine) deleteAndWait(ctx context.Context, name string, namespacesLater bool, h progressHooks) (_ callResult, err error) {
-	ctx, end := tracing.Start(ctx, "delete app", tracing.App(name))
+func (e *engine) deleteAndWait(ctx context.Context, a appDelete, h progressHooks) (_ callResult, err error) {
+	ctx, end := tracing.Start(ctx, "delete app", tracing.App(a.name))
 	defer func() { end(err) }()
-	return e.runCancellable(ctx, h, func(parts *kappParts) (callResult, error) {
-		return e.deleteApp(ctx, parts, appDelete{name: name, namespacesLater: namespacesLater}, &h)
-	})
+	return e.runCancellable(ctx, h, func(parts *kappParts) (callResult, error) { return e.deleteApp(ctx, parts, a, &h) })
 }
 
 // runCancellable calls kapp, which takes no context, in a goroutine. When ctx ends, run returns at
@@ -323,7 +318,7 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	if err := waitAgain(graph); err != nil {
 		return callResult{}, err
 	}
-	result := callResult{changes: append(resourceChanges(steps, conf, a.diffs), wanted.absent...), resources: listIDs(notHooks(wanted.resources))}
+	result := callResult{changes: append(resourceChanges(steps, changeDetails{diffs: a.diffs, masks: conf.DiffMaskRules()}), wanted.absent...), resources: listIDs(notHooks(wanted.resources))}
 	result.ran, result.releases, result.jobs = ranHooks(wanted.resources), wanted.releases, wanted.jobs
 	if len(wanted.done) > 0 {
 		result.resources = append(result.resources, wanted.done...)

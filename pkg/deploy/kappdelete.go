@@ -73,7 +73,7 @@ func (e *engine) deleteApp(ctx context.Context, p *kappParts, a appDelete, h *pr
 	}
 	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
 	steps, graph, err := set.Calculate()
-	result := callResult{changes: resourceChanges(steps, conf, a.diffs), resources: listIDs(existing)}
+	result := callResult{changes: resourceChanges(steps, changeDetails{diffs: a.diffs, masks: conf.DiffMaskRules()}), resources: listIDs(existing)}
 	if err != nil || h == nil {
 		return result, err
 	}
