@@ -13,6 +13,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/metadata"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 // appRecords are the ConfigMaps in which kapp keeps its state, and the namespaces, as they were when a session began: for
@@ -76,17 +78,13 @@ func (c *Cluster) listNamesOf(ctx context.Context, plural, namespace string) (se
 	return names, nil
 }
 
-const (
-	// namePages is how many pages of names are read. Where there are more, each name is asked for.
-	namePages = 2
-	// fewNamespaces are asked for by name.
-	fewNamespaces = 3
-)
+// namePages is how many pages of names are read. Where there are more, each name is asked for.
+const namePages = 2
 
 // shareNamespaces has calls that only look share one list of all namespaces, if they would ask for more than a few that
 // the runtime brings. Who may not list them asks for each.
 func (e *engine) shareNamespaces(ctx context.Context) {
-	if e.records == nil || e.claims.newNamespaces().Len() <= fewNamespaces {
+	if e.records == nil || e.claims.newNamespaces().Len() <= preflight.FewNamespaces {
 		return
 	}
 	e.records.namespaces = sync.OnceValue(func() sets.Set[string] {

@@ -10,10 +10,8 @@ import (
 	"k8s.io/client-go/metadata"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
-
-// metadataPage is how many objects are listed at a time.
-const metadataPage = 500
 
 // listMetadata lists the metadata of all objects. A kind that is gone, or cannot be listed, has none.
 func listMetadata(ctx context.Context, client metadata.ResourceInterface, options metav1.ListOptions) ([]metav1.PartialObjectMetadata, error) {
@@ -23,7 +21,7 @@ func listMetadata(ctx context.Context, client metadata.ResourceInterface, option
 
 // listPages lists objects until all, or a number of pages, have been read. 0 pages are all.
 func listPages(ctx context.Context, client metadata.ResourceInterface, options metav1.ListOptions, pages int) (items []metav1.PartialObjectMetadata, complete bool, err error) {
-	options.Limit = metadataPage
+	options.Limit = preflight.ListPage
 	for read := 1; ; read++ {
 		list, err := client.List(apiserver.WithoutLogs(ctx), options)
 		if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {

@@ -132,18 +132,19 @@ func isAdmission(err error) bool {
 }
 
 const (
-	// fewNamespaces are asked for by name, also by those who may list them all.
-	fewNamespaces = 3
-	// namespacePage is how many are listed. Where there are more, those that are of concern are asked for.
-	namespacePage = 500
+	// FewNamespaces are asked for by name, also by those who may list them all.
+	FewNamespaces = 3
+	// ListPage is how many objects are listed at a time. Where there are more namespaces, those that are of concern are
+	// asked for.
+	ListPage = 500
 )
 
 // namespaceGetter returns a function that returns a namespace, as the API server does: from one list of all if it is to
 // be called more than a few times, where that is allowed.
 func (c Cluster) namespaceGetter(ctx context.Context, calls int) func(name string) (*corev1.Namespace, error) {
 	namespaces := c.Client.CoreV1().Namespaces()
-	if calls > fewNamespaces {
-		list, err := namespaces.List(apiserver.WithoutLogs(ctx), metav1.ListOptions{Limit: namespacePage})
+	if calls > FewNamespaces {
+		list, err := namespaces.List(apiserver.WithoutLogs(ctx), metav1.ListOptions{Limit: ListPage})
 		if err == nil && list.Continue == "" {
 			return func(name string) (*corev1.Namespace, error) {
 				i := slices.IndexFunc(list.Items, func(n corev1.Namespace) bool { return n.Name == name })
