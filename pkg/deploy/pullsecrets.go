@@ -27,14 +27,20 @@ type PullSecret struct {
 // cluster, or from the runtime itself. What this user may not read is left out, as is what is not
 // there.
 func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([]PullSecret, error) {
+	// Pods are where an apply puts them.
+	s := &session{cluster: c, engine: &engine{cluster: c, served: &servedKinds{}}}
+	units, err := s.placeResources(ctx, rt.Units)
+	if err != nil {
+		return nil, err
+	}
 	p := pullReferences{secrets: map[objectName][]byte{}, accounts: map[objectName][]string{}, wanted: map[objectName]bool{}, by: map[objectName]bool{}}
-	for _, u := range rt.Units {
+	for _, u := range units {
 		resources, err := readResources(u.Manifests)
 		if err != nil {
 			return nil, &Error{Op: "read", Bundle: u.Bundle, Layer: u.Layer, Err: err}
 		}
 		for _, r := range resources {
-			p.addObject(r.Kind(), objectName{r.Namespace(), r.Name()}, r.DeepCopyRaw())
+			p.addObject(r.Kind(), objectName{cmp.Or(r.Namespace(), c.namespace), r.Name()}, r.DeepCopyRaw())
 		}
 	}
 	for account := range p.by {
@@ -88,9 +94,6 @@ type pullReferences struct {
 }
 
 func (p *pullReferences) addObject(kind string, at objectName, raw map[string]any) {
-	if at.namespace == "" {
-		at.namespace = "default"
-	}
 	switch kind {
 	case "Secret":
 		data := map[string][]byte{}
