@@ -18,6 +18,8 @@ const FieldManager = "krtpkg"
 const (
 	// App is kapp's label with the app that an object belongs to.
 	App = "kapp.k14s.io/app"
+	// IsApp is kapp's label on the ConfigMap of an app.
+	IsApp = "kapp.k14s.io/is-app"
 	// Association is kapp's label with the object that a pod belongs to.
 	Association = "kapp.k14s.io/association"
 	// Identity is kapp's annotation on what it applies: "v1;NAMESPACE/GROUP/KIND/NAME;APIVERSION".

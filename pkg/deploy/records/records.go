@@ -153,16 +153,12 @@ type Runtime struct {
 // List returns the histories of all runtimes in the namespace, or in all namespaces if it is "", by namespace and name.
 // A record that cannot be read is an error: nothing is known of what it names.
 func (s Store) List(ctx context.Context) ([]Runtime, error) {
-	all, err := s.configMaps().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime"})
+	all, err := s.listConfigMaps(ctx, labelRecord+"=runtime")
 	if err != nil {
-		where := "all namespaces"
-		if s.Namespace != "" {
-			where = "namespace " + s.Namespace
-		}
-		return nil, fmt.Errorf("list the records of runtimes in %s: %w", where, err)
+		return nil, err
 	}
-	found := make([]Runtime, len(all.Items))
-	for i, cm := range all.Items {
+	found := make([]Runtime, len(all))
+	for i, cm := range all {
 		r, err := readRecord(&cm)
 		if err != nil {
 			return nil, err
@@ -173,6 +169,19 @@ func (s Store) List(ctx context.Context) ([]Runtime, error) {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	return found, nil
+}
+
+// listConfigMaps returns the ConfigMaps of runtimes in the namespace, or in all namespaces if it is "".
+func (s Store) listConfigMaps(ctx context.Context, selector string) ([]corev1.ConfigMap, error) {
+	all, err := s.configMaps().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		where := "all namespaces"
+		if s.Namespace != "" {
+			where = "namespace " + s.Namespace
+		}
+		return nil, fmt.Errorf("list the records of runtimes in %s: %w", where, err)
+	}
+	return all.Items, nil
 }
 
 func (s Store) configMaps() typedcorev1.ConfigMapInterface {
@@ -278,7 +287,7 @@ func (s Store) Remove(ctx context.Context, runtime string) error {
 	)
 }
 
-// OtherNamespaces returns the other namespaces that have a record of a runtime; none of those that this user
+// OtherNamespaces returns the other namespaces that have a runtime; none of those that this user
 // may not see.
 func (s Store) OtherNamespaces(ctx context.Context, runtime string) []string {
 	namespaces, err := s.ListNamespaces(ctx, runtime)
@@ -288,20 +297,23 @@ func (s Store) OtherNamespaces(ctx context.Context, runtime string) []string {
 	return slices.DeleteFunc(namespaces, func(namespace string) bool { return namespace == s.Namespace })
 }
 
-// ListNamespaces returns the namespaces that have a record of a runtime, or of any for "", in order. The user must be allowed
-// to list ConfigMaps in all namespaces.
+// ListNamespaces returns the namespaces that have a runtime, or any for "", in order: its record, or an app of it, which is
+// there also without a record. The user must be allowed to list ConfigMaps in all namespaces.
 func (s Store) ListNamespaces(ctx context.Context, runtime string) ([]string, error) {
-	selector := labelRecord + "=runtime"
+	selector := marks.Runtime
 	if runtime != "" {
-		selector += "," + marks.Runtime + "=" + runtime
+		selector += "=" + runtime
 	}
-	all, err := s.Client.CoreV1().ConfigMaps("").List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: selector})
+	s.Namespace = metav1.NamespaceAll
+	all, err := s.listConfigMaps(ctx, selector)
 	if err != nil {
-		return nil, fmt.Errorf("list runtimes in all namespaces: %w", err)
+		return nil, err
 	}
 	var namespaces []string
-	for _, cm := range all.Items {
-		namespaces = append(namespaces, cm.Namespace)
+	for _, cm := range all {
+		if _, isApp := cm.Labels[marks.IsApp]; isApp || cm.Labels[labelRecord] == "runtime" {
+			namespaces = append(namespaces, cm.Namespace)
+		}
 	}
 	slices.Sort(namespaces)
 	return slices.Compact(namespaces), nil
