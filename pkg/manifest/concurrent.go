@@ -6,7 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// maxConcurrent is how many files are read at the same time at most. A file of 64 MB takes a gigabyte while it is parsed.
+// maxConcurrent is how many files are read at the same time at most. A file at the limits of [CheckSize] takes 300 MB while it
+// is parsed.
 const maxConcurrent = 4
 
 // ReadConcurrently calls read with 0 to count-1, on as many processors as there are, up to four. It returns when all calls have;
