@@ -2,17 +2,21 @@ package cli_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"krtpkg.dev/krtpkg/internal/clustertest"
 	"krtpkg.dev/krtpkg/internal/imagetest"
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 	results "krtpkg.dev/krtpkg/pkg/result"
 )
 
@@ -52,8 +56,53 @@ func TestUpkeepOfSite(t *testing.T) {
 		t.Errorf("status of another namespace: exit code %d\n%s", elsewhere.code, elsewhere.stderr)
 	}
 	s.refused(1, "shopping: not installed in any namespace", "status", "shopping", "-A")
+	statusOfSeveral(t, s, newWatcher(t, cluster).client, edge.Host)
 	t.Run("prune", func(t *testing.T) { pruneSite(t, s, edge, repository) })
 	t.Run("images", func(t *testing.T) { auditImages(t, s, newWatcher(t, cluster), repository) })
+}
+
+// statusOfSeveral looks at namespaces of which one has the same runtime from another repository, and one cannot be read.
+func statusOfSeveral(t *testing.T, s *site, client kubernetes.Interface, host string) {
+	ctx := t.Context()
+	record, err := client.CoreV1().ConfigMaps("default").Get(ctx, records.ObjectName("shop"), metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	revisions := strings.ReplaceAll(record.Data["revisions.yaml"], host+"/site/shop@", host+"/site/copied@")
+	if revisions == record.Data["revisions.yaml"] {
+		t.Fatalf("the record does not have the reference:\n%s", revisions)
+	}
+	for name, text := range map[string]string{"copied": revisions, "unreadable": "{"} {
+		if _, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		other := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: record.Name, Labels: record.Labels}, Data: map[string]string{"revisions.yaml": text}}
+		if _, err := client.CoreV1().ConfigMaps(name).Create(ctx, other, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { // the records of all namespaces are read before a prune
+			_ = client.CoreV1().ConfigMaps(name).Delete(ctx, record.Name, metav1.DeleteOptions{})
+		}()
+	}
+	r := s.run("status", "-A", "-o", "json")
+	var got results.Status
+	if err := json.Unmarshal([]byte(r.stdout), &got); err != nil {
+		t.Fatalf("%v\n%s%s", err, r.stdout, r.stderr)
+	}
+	var lines []string
+	for _, v := range got.Runtimes {
+		lines = append(lines, fmt.Sprint(v.Namespace, " ", v.Name, " ", v.Newer))
+	}
+	slices.Sort(lines)
+	if want := []string{"copied shop []", "default shop [3.0.0]"}; !slices.Equal(lines, want) {
+		t.Errorf("status %q, want %q", lines, want)
+	}
+	if want := "show the status in namespace unreadable: configmap unreadable/shop.krtpkg.dev"; r.code != 1 || got.Error == nil || !strings.Contains(got.Error.Message, want) || !strings.Contains(r.stderr, want) {
+		t.Errorf("exit code %d, error %+v, want %q\n%s", r.code, got.Error, want, r.stderr)
+	}
+	if r := s.run("status", "shop", "-A", "--no-registry"); r.code != 1 || !strings.Contains(r.stdout, "healthy  (namespace default)\n") || !strings.Contains(r.stderr, "unreadable") {
+		t.Errorf("status as text: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
 }
 
 // pruneSite deletes what neither the cluster nor anybody else needs: what stays works with every tool.

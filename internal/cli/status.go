@@ -32,6 +32,9 @@ func (a *app) statusCommand() *cobra.Command {
 since the apply, by kapp's diff), and newer versions in its registry. --watch prints it again on
 every change until all bundles are healthy.
 
+--all-namespaces requires permission to list ConfigMaps in all namespaces, and to read in each that has a runtime: one
+that cannot be read is an error, after the others have been printed.
+
 --html also writes a page of the same for browsers: the layers as a picture coloured by health and drift,
 and the revisions. --receipts adds what sites say they applied.`,
 		Example: `  krtpkg status
@@ -47,8 +50,8 @@ and the revisions. --receipts adds what sites say they applied.`,
 	}
 	f.addClusterFlags(cmd)
 	flags := cmd.Flags()
-	flags.BoolVar(&f.full, "full", false, "print all drift and all unhealthy resources")
-	flags.BoolVarP(&o.everywhere, "all-namespaces", "A", false, "show the runtimes whose records are in any namespace")
+	flags.BoolVar(&o.full, "full", false, "print all drift and all unhealthy resources")
+	flags.BoolVarP(&o.everywhere, "all-namespaces", "A", false, "show the runtimes of all namespaces")
 	flags.BoolVarP(&o.watch, "watch", "w", false, "watch until all bundles are healthy")
 	flags.DurationVar(&o.every, "every", 2*time.Second, "interval of --watch")
 	flags.BoolVar(&o.offline, "no-registry", false, "do not ask the registry for newer versions")
@@ -61,8 +64,8 @@ and the revisions. --receipts adds what sites say they applied.`,
 }
 
 type statusOptions struct {
-	watch, offline, exitCode, everywhere bool
-	every                                time.Duration
+	watch, offline, exitCode, everywhere, full bool
+	every                                      time.Duration
 	// page is a file to write a page to, and receipts one of what it also shows.
 	page, receipts string
 }
@@ -81,44 +84,44 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 	if err != nil {
 		return err
 	}
-	newer, stale := map[string][]string{}, map[string]string{}
+	news := &registryNews{app: a, asked: map[string]revisionNews{}}
 	pages := &statusPages{app: a, graphs: map[string]*graph.Graph{}}
 	began := time.Now()
 	said := began
 	for last := ""; ; {
-		all, err := a.listStatus(ctx, cluster, name, o.everywhere, f.parallel)
-		if err != nil {
-			return err
+		all, unread := a.listStatus(ctx, cluster, name, o, f.parallel)
+		if unread != nil && len(all) == 0 {
+			return unread
 		}
 		views, well := []result.RuntimeStatus{}, true
 		for _, s := range all {
-			if _, asked := newer[s.Revision.Digest]; !asked && !o.offline {
-				newer[s.Revision.Digest] = a.newerVersions(ctx, s.Revision)
-				stale[s.Revision.Digest] = a.staleChannels(ctx, s.Revision)
+			var known revisionNews
+			if !o.offline {
+				known = news.askRegistry(ctx, s.Revision)
 			}
-			view := describeStatus(s.namespace, s.RuntimeStatus, newer[s.Revision.Digest])
-			view.Stale = stale[s.Revision.Digest]
+			view := describeStatus(s.namespace, s.RuntimeStatus, known.newer)
+			view.Stale = known.stale
 			views = append(views, view)
 			well = well && s.Health() == deploy.Healthy && !s.HasDrifted()
 		}
 		if len(views) == 0 && !o.watch {
-			a.noteNothingApplied(ctx, cluster, o.everywhere)
+			a.noteNothingApplied(ctx, cluster, o)
 		}
 		var text strings.Builder
-		writeStatus(&text, views, f.full, o.everywhere)
-		if text.String() != last || !o.watch {
+		writeStatus(&text, views, o)
+		if text.String() != last || !o.watch || unread != nil {
 			last, said = text.String(), time.Now()
 			if o.page != "" {
 				if err := pages.writeStatusPage(ctx, cluster, views, o, f.Context); err != nil {
 					return err
 				}
 			}
-			var failed error
-			if !o.watch && o.exitCode && !well {
+			failed := unread
+			if failed == nil && !o.watch && o.exitCode && !well {
 				failed = errChanges
 			}
 			r := &result.Status{Runtimes: views}
-			if err := a.printResult(ctx, f.format, r, failed, func(w io.Writer) { writeStatus(w, views, f.full, o.everywhere) }); err != nil {
+			if err := a.printResult(ctx, f.format, r, failed, func(w io.Writer) { writeStatus(w, views, o) }); err != nil {
 				return err
 			}
 		}
@@ -128,7 +131,7 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 		}
 		if time.Since(said) >= remindEvery {
 			said = time.Now()
-			a.ui.Say("waiting for %s (%s so far)", strings.Join(unhealthyBundles(views), ", "), time.Since(began).Round(time.Second))
+			a.ui.Say("waiting for %s (%s so far)", strings.Join(unhealthyBundles(views, o), ", "), time.Since(began).Round(time.Second))
 		}
 		select {
 		case <-ctx.Done():
@@ -144,34 +147,63 @@ type placedStatus struct {
 	namespace string
 }
 
-// listStatus returns the status of a runtime, or of all for "", in the cluster's namespace or everywhere.
-func (a *app) listStatus(ctx context.Context, cluster *deploy.Cluster, name string, everywhere bool, parallel int) ([]placedStatus, error) {
+// listStatus returns the status of a runtime, or of all for "", in the cluster's namespace or everywhere. With an error it
+// returns the status of those that could be read.
+func (a *app) listStatus(ctx context.Context, cluster *deploy.Cluster, name string, o statusOptions, parallel int) ([]placedStatus, error) {
 	namespaces := []string{cluster.Namespace()}
-	if everywhere {
+	if o.everywhere {
 		var err error
 		if namespaces, err = cluster.ListNamespaces(ctx, name); err != nil {
 			return nil, err
 		}
-		if len(namespaces) == 0 && name != "" {
-			return nil, fmt.Errorf("%s: %w in any namespace", name, deploy.ErrNotInstalled)
-		}
 	}
-	var found []placedStatus
+	var (
+		found  []placedStatus
+		unread []error
+	)
 	for _, namespace := range namespaces {
 		all, err := cluster.WithNamespace(namespace).Status(ctx, name, deploy.Options{Parallel: parallel})
-		if err != nil {
-			return nil, err
+		switch {
+		case ctx.Err() != nil || err != nil && !o.everywhere:
+			return nil, cmp.Or(ctx.Err(), err)
+		case errors.Is(err, deploy.ErrNotInstalled): // it has been deleted since it was listed
+		case err != nil:
+			unread = append(unread, fmt.Errorf("show the status in namespace %s: %w", namespace, err))
 		}
 		for _, s := range all {
 			found = append(found, placedStatus{s, namespace})
 		}
 	}
-	return found, nil
+	if o.everywhere && name != "" && len(found)+len(unread) == 0 {
+		return nil, fmt.Errorf("%s: %w in any namespace", name, deploy.ErrNotInstalled)
+	}
+	return found, errors.Join(unread...)
+}
+
+// revisionNews is what the registry of a revision has of it: newer versions, and why its channels are stale.
+type revisionNews struct {
+	newer []string
+	stale string
+}
+
+// registryNews asks for what registries have once per reference. Two runtimes of one digest may come from two repositories.
+type registryNews struct {
+	app   *app
+	asked map[string]revisionNews
+}
+
+func (n *registryNews) askRegistry(ctx context.Context, r deploy.Revision) revisionNews {
+	known, asked := n.asked[r.Reference]
+	if !asked {
+		known = revisionNews{n.app.newerVersions(ctx, r), n.app.staleChannels(ctx, r)}
+		n.asked[r.Reference] = known
+	}
+	return known
 }
 
 // noteNothingApplied also tells where there are runtimes, if this user may see that.
-func (a *app) noteNothingApplied(ctx context.Context, cluster *deploy.Cluster, everywhere bool) {
-	if everywhere {
+func (a *app) noteNothingApplied(ctx context.Context, cluster *deploy.Cluster, o statusOptions) {
+	if o.everywhere {
 		a.ui.Note("note: nothing is applied in any namespace")
 		return
 	}
@@ -183,17 +215,20 @@ func (a *app) noteNothingApplied(ctx context.Context, cluster *deploy.Cluster, e
 }
 
 // unhealthyBundles returns the bundles that are not healthy or not as they were applied.
-func unhealthyBundles(views []result.RuntimeStatus) []string {
+func unhealthyBundles(views []result.RuntimeStatus, o statusOptions) []string {
 	var names []string
 	for _, v := range views {
-		found := false
+		found, where := false, ""
+		if o.everywhere {
+			where = " in namespace " + v.Namespace
+		}
 		for _, b := range v.Bundles {
 			if b.Health != deploy.Healthy || len(b.Drift) > 0 {
-				names, found = append(names, b.Name), true
+				names, found = append(names, b.Name+where), true
 			}
 		}
 		if !found && v.Health != deploy.Healthy {
-			names = append(names, v.Name)
+			names = append(names, v.Name+where)
 		}
 	}
 	return names
@@ -216,10 +251,10 @@ func describeStatus(namespace string, s deploy.RuntimeStatus, newer []string) re
 	return v
 }
 
-func writeStatus(w io.Writer, views []result.RuntimeStatus, full, withNamespaces bool) {
+func writeStatus(w io.Writer, views []result.RuntimeStatus, o statusOptions) {
 	for _, v := range views {
 		ui.Fprintf(w, "%s %s  %s  %s", v.Name, v.Version, shortenDigest(v.Digest), v.Health)
-		if withNamespaces {
+		if o.everywhere {
 			ui.Fprintf(w, "  (namespace %s)", v.Namespace)
 		}
 		ui.Fprintf(w, "\n")
@@ -238,7 +273,7 @@ func writeStatus(w io.Writer, views []result.RuntimeStatus, full, withNamespaces
 			ui.Fprintf(w, "  %d\t%s\t%s\t%s\t%d\t%s\t%s\n", b.Layer, b.Name, versionsOf(b), healthOf(b), b.ResourceCount, formatDrift(b.Drift), changed)
 		}
 		for _, b := range v.Bundles {
-			writeDetails(w, b, full)
+			writeDetails(w, b, o)
 		}
 	}
 }
@@ -272,15 +307,15 @@ func formatDrift(changes []deploy.ResourceChange) string {
 }
 
 // writeDetails are what is wrong with a bundle; a few of them unless all are wanted.
-func writeDetails(w io.Writer, b result.BundleStatus, full bool) {
+func writeDetails(w io.Writer, b result.BundleStatus, o statusOptions) {
 	unready, drift := b.Unready, b.Drift
 	if b.Reason != "" {
 		ui.Fprintf(w, "  %s: %s\n", b.Name, b.Reason)
 	}
-	if !full {
+	if !o.full {
 		unready = unready[:min(len(unready), 5)]
 	}
-	if full {
+	if o.full {
 		for _, id := range b.Done {
 			ui.Fprintf(w, "  %s: %s has finished and was removed after its spec.ttlSecondsAfterFinished\n", b.Name, id)
 		}
@@ -293,7 +328,7 @@ func writeDetails(w io.Writer, b result.BundleStatus, full bool) {
 			continue // it is missing, which has been said
 		}
 		ui.Fprintf(w, "  %s: %s differs from what was applied\n", b.Name, c.ResourceID)
-		if full {
+		if o.full {
 			ui.WriteIndented(w, "    ", c.Diff)
 		}
 	}

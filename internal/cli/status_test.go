@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -27,7 +28,7 @@ func TestStatusTable(t *testing.T) {
 	}}
 	var out bytes.Buffer
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	writeStatus(w, []result.RuntimeStatus{v}, false, false)
+	writeStatus(w, []result.RuntimeStatus{v}, statusOptions{})
 	w.Flush()
 	for _, want := range []string{
 		"4.10.0 → 4.11.0  progressing, incomplete  12", "healthy, to be deleted", "1.0.0 → 1.1.0    healthy, not begun", "not begun                0",
@@ -47,5 +48,25 @@ func TestStatusTable(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Logf("\n%s", &out)
+	}
+}
+
+// Which namespace a bundle is in is told where bundles of several are waited for.
+func TestUnhealthyBundles(t *testing.T) {
+	t.Parallel()
+	views := []result.RuntimeStatus{
+		{Name: "edge", Namespace: "one", Health: deploy.Failing, Bundles: []result.BundleStatus{{Name: "web", Health: deploy.Failing}, {Name: "db", Health: deploy.Healthy}}},
+		{Name: "edge", Namespace: "two", Health: deploy.Progressing},
+	}
+	for _, c := range []struct {
+		options statusOptions
+		want    []string
+	}{
+		{statusOptions{}, []string{"web", "edge"}},
+		{statusOptions{everywhere: true}, []string{"web in namespace one", "edge in namespace two"}},
+	} {
+		if got := unhealthyBundles(views, c.options); !slices.Equal(got, c.want) {
+			t.Errorf("everywhere %t: %q, want %q", c.options.everywhere, got, c.want)
+		}
 	}
 }
