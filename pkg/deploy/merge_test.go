@@ -12,7 +12,7 @@ import (
 
 const autoscaled = `apiVersion: apps/v1
 kind: Deployment
-metadata: {name: web}
+metadata: {name: web, annotations: {deployment.kubernetes.io/revision: "1"}} # as kubectl get prints it
 spec:
   selector: {matchLabels: {app: web}}
   template:
@@ -54,6 +54,8 @@ func TestClusterOwnedFieldsAreKept(t *testing.T) {
 	patch("", "injector", `{"spec": {"template": {"spec": {"containers": [{"name": "proxy", "image": "registry.example/proxy:1"}]}}}}`)
 	patch("", "kubectl-rollout", `{"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}}}`)
 	patch("", "kubectl-annotate", `{"metadata": {"annotations": {"team.example/owner": "me"}, "labels": {"team.example/owner": "me"}, "finalizers": ["team.example/hold"]}}`)
+
+	patch("", "deployment-controller", `{"metadata": {"annotations": {"deployment.kubernetes.io/revision": "5"}}}`)
 
 	plan, err := r.Plan(t.Context(), runtime("1", "a"), CheckOptions{Options: quick()})
 	if err != nil || plan.HasChanges() {
