@@ -10,7 +10,7 @@ import (
 func Inputs() map[string]render.Input {
 	return map[string]render.Input{
 		"helm range until":    Chart("{{ range until 2000000000 }}{{ end }}"),
-		"helm repeat":         Chart(`a: {{ repeat 8000000 (repeat 1000 "x") }}`),
+		"helm repeat":         Chart(`a: {{ repeat 2000000 (repeat 1000 "x") }}`),
 		"helm nested ranges":  Chart("{{ range until 100000 }}{{ range until 100000 }}{{ range until 100 }}{{ end }}{{ end }}{{ end }}"),
 		"ytt list doubling":   ytt("#@ def double(l, n):\n#@   for i in range(n):\n#@     l = l + l\n#@   end\n#@   return l\n#@ end\na: #@ len(double([1], 40))\n"),
 		"ytt string doubling": ytt("#@ def double(s, n):\n#@   for i in range(n):\n#@     s = s + s\n#@   end\n#@   return s\n#@ end\na: #@ len(double('x', 40))\n"),
