@@ -28,7 +28,7 @@ func (b *bench) assemblyContests(ctx context.Context) ([]contest, error) {
 	count, size := 0, 0
 	for i := range b.share(len(all)) {
 		f := all[i*len(all)/b.share(len(all))]
-		if !f.IsManifests() {
+		if !f.IsForCluster() {
 			continue
 		}
 		count, size = count+1, size+len(f.Data)

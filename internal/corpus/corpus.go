@@ -63,6 +63,11 @@ func (f File) Product() string {
 // Digest returns the first 16 digits of the file's sha256, by which tables name it.
 func (f File) Digest() string { return fmt.Sprintf("%x", sha256.Sum256(f.Data))[:16] }
 
+// IsForCluster reports whether the file is manifests that a bundle may have: what imgpkg and kbld read is refused.
+func (f File) IsForCluster() bool {
+	return f.IsManifests() && !strings.Contains(f.Path, ".imgpkg/") && !bytes.Contains(f.Data, []byte("apiVersion: kbld.k14s.io"))
+}
+
 // IsManifests reports whether the file is manifests and nothing else: YAML or JSON, each document a
 // resource for a cluster, no template.
 func (f File) IsManifests() bool {

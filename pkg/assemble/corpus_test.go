@@ -192,8 +192,7 @@ func define(t *testing.T, p product, allowed []images.NotImage) (all []definitio
 				sources = append(sources, s)
 			}
 		}
-		// What imgpkg and kbld read is refused: it is not for the cluster.
-		if f.IsManifests() && !strings.Contains(rel, ".imgpkg/") && !bytes.Contains(f.Data, []byte("apiVersion: kbld.k14s.io")) {
+		if f.IsForCluster() {
 			if !slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(rel)) {
 				rel += ".yaml"
 			}
