@@ -146,8 +146,9 @@ func TestKilled(t *testing.T) {
 				t.Errorf("it was killed %d times only", killed)
 			}
 			s.ok(c.args...)
-			// Of each connection what was in flight is lost: four at a time, and their buffers.
-			if sent := moved.Load(); sent > total+int64(killed)*(6<<20) {
+			// Of each connection what was in flight is lost: four at a time, and the system's buffers for them, which a
+			// registry reads to their end. The sooner a start is over, the fuller they are.
+			if sent := moved.Load(); sent > total+int64(killed)*(10<<20) {
 				t.Errorf("%d bytes moved for %d, with %d kills", sent, total, killed)
 			} else {
 				t.Logf("%d bytes moved for %d, with %d kills", sent, total, killed)
