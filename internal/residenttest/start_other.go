@@ -7,7 +7,7 @@ import (
 	"os/exec"
 )
 
-// Resident is none here: each command is a process of its own.
+// Resident is not available here: each command runs in its own process.
 type Resident struct {
 	Client string
 	Env    []string

@@ -44,7 +44,7 @@ func openVolumeSet(ctx context.Context, name string) (_ *volumeSet, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	// First, so that nothing is opened where there is none, and no more than a set may have.
+	// Look for parity volumes first: without them no sibling is opened, and no more than a set may have.
 	sets, err := s.openParityVolumes(ctx, name)
 	if err != nil {
 		return nil, err
@@ -177,8 +177,8 @@ func (s *volumeSet) chooseSet(sets []*openedParity, sizes []int64) *openedParity
 	return best
 }
 
-// openParityVolumes opens the volumes of parity next to a volume. Those of several exports may be there. It returns errNoSet if
-// there are none.
+// openParityVolumes opens the volumes of parity next to a volume. Those of several exports may be there. It returns errNoSet
+// without any.
 func (s *volumeSet) openParityVolumes(ctx context.Context, name string) (sets []*openedParity, err error) {
 	stem := volumePattern.FindStringSubmatch(name)[1]
 	entries, err := os.ReadDir(cmp.Or(filepath.Dir(stem), "."))

@@ -36,7 +36,7 @@ func newAppRecords(installed []Installed) *appRecords {
 	return r
 }
 
-// find returns a ConfigMap, nil if there is none, and whether that is known.
+// find returns a ConfigMap, or nil if it does not exist. It reports false if the names could not be listed.
 func (r *appRecords) find(name string) (*corev1.ConfigMap, bool) {
 	if r == nil {
 		return nil, false
