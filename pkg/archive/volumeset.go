@@ -178,7 +178,7 @@ func (s *volumeSet) chooseSet(sets []*openedParity, sizes []int64) *openedParity
 }
 
 // openParityVolumes opens the volumes of parity next to a volume. Those of several exports may be there. It returns errNoSet
-// without any.
+// if it finds no such volume.
 func (s *volumeSet) openParityVolumes(ctx context.Context, name string) (sets []*openedParity, err error) {
 	stem := volumePattern.FindStringSubmatch(name)[1]
 	entries, err := os.ReadDir(cmp.Or(filepath.Dir(stem), "."))
