@@ -23,6 +23,7 @@ var order = []string{
 	"internal/worker",
 	"internal/gitcredential",
 	"internal/telemetry",
+	"internal/firstgc",
 	"pkg/catalog",
 	"pkg/site",
 	"pkg/result",
