@@ -12,7 +12,6 @@ import (
 
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
@@ -153,15 +152,4 @@ func randomLayer(seed uint64, size int) []byte {
 	}
 	w.Close()
 	return out.Bytes()
-}
-
-// measureFloor moves blobs from one repository to another as plainly as can be: a GET each, whose body
-// is that of a PUT, four at a time. Nothing is asked and nothing is checked.
-func measureFloor(ctx context.Context, from, to string, digests []string) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(4)
-	for _, d := range digests {
-		group.Go(func() error { return copyBlob(ctx, from, to, d) })
-	}
-	return group.Wait()
 }

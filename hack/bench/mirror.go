@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,39 +16,6 @@ import (
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
-
-// copyBlob moves one blob.
-func copyBlob(ctx context.Context, from, to, digest string) error {
-	get, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+from+"/blobs/"+digest, nil)
-	if err != nil {
-		return err
-	}
-	got, err := http.DefaultClient.Do(get)
-	if err != nil {
-		return err
-	}
-	defer got.Body.Close()
-	post, err := http.Post("http://"+to+"/blobs/uploads/", "", nil)
-	if err != nil {
-		return err
-	}
-	post.Body.Close()
-	location := post.Header.Get("Location") + "&digest=" + digest
-	put, err := http.NewRequestWithContext(ctx, http.MethodPut, location, got.Body)
-	if err != nil {
-		return err
-	}
-	put.ContentLength = got.ContentLength
-	done, err := http.DefaultClient.Do(put)
-	if err != nil {
-		return err
-	}
-	done.Body.Close()
-	if got.StatusCode != http.StatusOK || done.StatusCode != http.StatusCreated {
-		return fmt.Errorf("%s: GET %s, PUT %s", digest, got.Status, done.Status)
-	}
-	return nil
-}
 
 // mirrorBench is what the jobs of mirroring share.
 type mirrorBench struct {
@@ -179,11 +145,9 @@ func (c *mirrorBench) forEachImage(command func(from, repository string) string)
 }
 
 func (c *mirrorBench) runMirrorJobs(ctx context.Context) error {
-	from := c.source.Host + "/krt/bench:1.0.0"
+	from, repository, folder := c.source.Host+"/krt/bench:1.0.0", c.source.Host+"/v2/krt/bench", c.filePath("floor")
 	copies := []program{
-		{"floor", func(host, _ string) string {
-			return fmt.Sprintf("%s -floor %s -from %s/v2/krt/bench -to %s/v2/krt/bench", c.self, c.floor, c.source.Host, host)
-		}},
+		{"floor", func(host, _ string) string { return c.floorCommand(repository, host+"/v2/krt/bench") }},
 		{"krtpkg", func(host, _ string) string {
 			return fmt.Sprintf("%s copy -q %s %s/krt/bench", c.krtpkg, from, host)
 		}},
@@ -213,6 +177,7 @@ func (c *mirrorBench) runMirrorJobs(ctx context.Context) error {
 		}},
 	}
 	exports := []program{
+		{"floor", func(_, dir string) string { return c.floorCommand(repository, dir) }},
 		{"krtpkg", func(_, dir string) string {
 			return fmt.Sprintf("%s export -q %s %s/x.tar", c.krtpkg, from, dir)
 		}},
@@ -224,6 +189,7 @@ func (c *mirrorBench) runMirrorJobs(ctx context.Context) error {
 		}},
 	}
 	imports := []program{
+		{"floor", func(host, _ string) string { return c.floorCommand(folder, host+"/v2/krt/bench") }},
 		{"krtpkg", func(host, _ string) string {
 			return fmt.Sprintf("%s import -q %s %s/krt/bench", c.krtpkg, c.filePath("krtpkg.tar"), host)
 		}},
@@ -243,13 +209,25 @@ func (c *mirrorBench) runMirrorJobs(ctx context.Context) error {
 	if err := c.playPrograms(ctx, "export to one file", exports, false); err != nil {
 		return err
 	}
-	for _, p := range exports[:2] {
-		command := strings.ReplaceAll(p.command("", c.dir), "/x.tar", "/"+p.name+".tar")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		return err
+	}
+	for _, p := range exports[:3] {
+		dir := c.dir
+		if p.name == "floor" {
+			dir = folder
+		}
+		command := strings.ReplaceAll(p.command("", dir), "/x.tar", "/"+p.name+".tar")
 		if out, err := exec.CommandContext(ctx, "sh", "-c", command).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", p.name, err, out)
 		}
 	}
 	return c.playPrograms(ctx, "import", imports, false)
+}
+
+// floorCommand returns the command that moves the blobs as plainly as can be.
+func (c *mirrorBench) floorCommand(from, to string) string {
+	return fmt.Sprintf("%s -floor %s -from %s -to %s", c.self, c.floor, from, to)
 }
 
 // playPrograms runs every program in turn, each round and each program on a target that is empty, or
@@ -349,18 +327,4 @@ func (c *mirrorBench) countRequests(ctx context.Context, p program, again bool) 
 		return 0, err
 	}
 	return m.requests[0], nil
-}
-
-// runFloor is the floor as a process of its own.
-func runFloor(ctx context.Context, list, from, to string) error {
-	file, err := os.Open(list)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(file)
-	if err != nil {
-		return err
-	}
-	return measureFloor(ctx, from, to, strings.Fields(string(data)))
 }
