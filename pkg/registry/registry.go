@@ -67,7 +67,8 @@ type Options struct {
 type Client struct {
 	options Options
 	logins  *loginSources
-	roots   *x509.CertPool
+	// roots are nil for the authorities of the system, which Go reads when it checks the first certificate.
+	roots *x509.CertPool
 
 	mu    sync.Mutex
 	hosts map[string]*hostState
@@ -103,15 +104,22 @@ func New(options Options) (*Client, error) {
 	if c.logins, err = newLogins(options.Logins); err != nil {
 		return nil, err
 	}
-	if c.roots, err = x509.SystemCertPool(); err != nil {
-		c.roots = x509.NewCertPool()
-	}
 	if options.CAFile != "" {
+		c.roots = readSystemRoots()
 		if err := addCertificateAuthorities(c.roots, options.CAFile); err != nil {
 			return nil, fmt.Errorf("registry CA: %w", err)
 		}
 	}
 	return c, nil
+}
+
+// readSystemRoots returns the system's certificate authorities, none if they cannot be read.
+func readSystemRoots() *x509.CertPool {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return x509.NewCertPool()
+	}
+	return roots
 }
 
 func addCertificateAuthorities(pool *x509.CertPool, file string) error {
@@ -223,7 +231,11 @@ func (c *Client) tlsConfig(address string) (*tls.Config, error) {
 		dir = filepath.Join(dir, address)
 		authorities, _ := filepath.Glob(filepath.Join(dir, "*.crt"))
 		for _, file := range authorities {
-			if config.RootCAs == c.roots {
+			switch {
+			case config.RootCAs != c.roots:
+			case c.roots == nil:
+				config.RootCAs = readSystemRoots()
+			default:
 				config.RootCAs = c.roots.Clone()
 			}
 			if err := addCertificateAuthorities(config.RootCAs, file); err != nil {
