@@ -9,9 +9,9 @@ import (
 
 // setOnce makes the flags of all commands that take one text refuse a second, different one. Other
 // tools take several of some (-f of kubectl, --values of helm), and which one counts would
-// not be seen: of two policies one would not be asked.
+// not be seen: of two policies one would not be asked. Persistent flags, which cobra adds when it parses, stay as they are.
 func setOnce(cmd *cobra.Command) {
-	cmd.LocalNonPersistentFlags().VisitAll(func(flag *pflag.Flag) {
+	cmd.Flags().VisitAll(func(flag *pflag.Flag) {
 		if flag.Value.Type() == "string" {
 			flag.Value = &onceValue{Value: flag.Value}
 		}
