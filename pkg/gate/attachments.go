@@ -63,7 +63,7 @@ func (r *repository) isAnswered(d digest.Digest) bool {
 
 // recordAttached accepts a manifest whose subject is answered, if it is one that may be attached.
 func (r *repository) recordAttached(ctx context.Context, d digest.Digest, stored storedManifest) error {
-	now := r.g.ruling.Load()
+	now := r.g.policy.Load()
 	if err := r.checkAttached(ctx, stored); err != nil {
 		return err
 	}

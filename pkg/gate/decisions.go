@@ -11,7 +11,7 @@ import (
 // place is a name in a repository: a tag, a digest, or a question.
 type place struct{ where, name string }
 
-// decisions are what was decided under a ruling, and are forgotten with it. They have limits for all repositories
+// decisions are what was decided under a loaded policy, and are forgotten with it. They have limits for all repositories
 // together.
 type decisions struct {
 	verdicts *verdictMemory

@@ -113,7 +113,7 @@ type Event struct {
 // Gate answers requests. It is safe for concurrent use.
 type Gate struct {
 	o      Options
-	ruling atomic.Pointer[ruling]
+	policy atomic.Pointer[loadedPolicy]
 	// manifests are those that were read, lookups what upstream said of names, subjects to what manifests are attached by tags.
 	manifests manifestMemory
 	lookups   *memory[place, lookup]
@@ -169,11 +169,11 @@ func New(ctx context.Context, o Options) (*Gate, error) {
 		}
 	}
 	g.ctx, g.stop = context.WithCancel(context.WithoutCancel(ctx))
-	first := g.loadRuling(ctx)
+	first := g.loadPolicy(ctx)
 	if first.err != nil {
 		return nil, errors.Join(first.err, g.Close())
 	}
-	g.ruling.Store(first)
+	g.policy.Store(first)
 	g.handler = serve.RequireLogin(http.HandlerFunc(g.serveRegistry), o.Login)
 	g.done.Go(g.watchPolicy)
 	return g, nil
@@ -246,7 +246,7 @@ func (g *Gate) findRepository(name string) *repository {
 
 // countAccepted counts the roots that are accepted, also if they are to be looked at again.
 func (g *Gate) countAccepted() (n int) {
-	for _, v := range g.ruling.Load().decided.verdicts.list("") {
+	for _, v := range g.policy.Load().decided.verdicts.list("") {
 		if v.err == nil {
 			n++
 		}
@@ -256,6 +256,6 @@ func (g *Gate) countAccepted() (n int) {
 
 // memorySize returns about how many bytes are used for what is known.
 func (g *Gate) memorySize() int64 {
-	return g.ruling.Load().decided.totalSize() + g.manifests.totalSize() + g.lookups.totalSize() + g.subjects.totalSize() +
+	return g.policy.Load().decided.totalSize() + g.manifests.totalSize() + g.lookups.totalSize() + g.subjects.totalSize() +
 		g.repositories.totalSize() + g.state.known.totalSize()
 }

@@ -40,7 +40,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serveReadiness reports whether the gate can answer requests.
 func (g *Gate) serveReadiness(w http.ResponseWriter) {
 	switch {
-	case g.ruling.Load().err != nil:
+	case g.policy.Load().err != nil:
 		http.Error(w, "the trust policy cannot be read: everything is refused", http.StatusServiceUnavailable)
 	case g.state.check() != nil:
 		http.Error(w, "the state folder cannot be written: no tag moves", http.StatusServiceUnavailable)
@@ -139,7 +139,7 @@ func (g *Gate) handle(w http.ResponseWriter, r *http.Request) (kind string, err 
 	if repository == nil {
 		return kind, &serve.Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: "no upstream has repositories of this name"}
 	}
-	if err := g.ruling.Load().err; err != nil {
+	if err := g.policy.Load().err; err != nil {
 		return kind, &Refusal{repository.where + separator(reference) + reference, err}
 	}
 	switch kind {

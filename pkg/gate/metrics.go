@@ -116,7 +116,7 @@ func (g *Gate) serveMetrics(w http.ResponseWriter) {
 	write("krtpkg_gate_state_errors_total", "counter", "Times that the state or the cache could not be written.", single(m.stateErrors.Load()))
 	write("krtpkg_gate_policy_loads_total", "counter", "Times that a changed policy was loaded.", single(m.policyLoads.Load()))
 	valid := 1
-	if g.ruling.Load().err != nil {
+	if g.policy.Load().err != nil {
 		valid = 0
 	}
 	write("krtpkg_gate_policy_valid", "gauge", "1 if there is a policy, 0 if everything is refused.", single(valid))

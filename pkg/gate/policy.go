@@ -15,8 +15,8 @@ import (
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
-// ruling is a policy as it was loaded. Verdicts belong to one.
-type ruling struct {
+// loadedPolicy is a policy as it was loaded, with the verdicts under it.
+type loadedPolicy struct {
 	policy *trust.Policy
 	// err refuses everything.
 	err error
@@ -31,11 +31,11 @@ type ruling struct {
 // errNoPolicy is the error of a gate without a policy.
 var errNoPolicy = errors.New("no trust policy: everything is refused")
 
-// loadRuling loads the policy. It was read between two looks at its files that show the same.
-func (g *Gate) loadRuling(ctx context.Context) *ruling {
-	var r *ruling
+// loadPolicy loads the policy. It was read between two looks at its files that show the same.
+func (g *Gate) loadPolicy(ctx context.Context) *loadedPolicy {
+	var r *loadedPolicy
 	for range 5 {
-		r = &ruling{at: time.Now(), decided: newDecisions(g.o.MemoryBytes / 2)}
+		r = &loadedPolicy{at: time.Now(), decided: newDecisions(g.o.MemoryBytes / 2)}
 		r.policy, r.err = g.o.LoadPolicy(ctx)
 		if r.err == nil && r.policy == nil {
 			r.err = errNoPolicy
@@ -108,25 +108,25 @@ func (g *Gate) watchPolicy() {
 			return
 		case <-tick.C:
 		}
-		now := g.ruling.Load()
+		now := g.policy.Load()
 		if now.err == nil && sumFiles(now.files) == now.sum {
 			continue
 		}
-		next := g.loadRuling(g.ctx)
+		next := g.loadPolicy(g.ctx)
 		if g.ctx.Err() != nil {
 			return
 		}
 		if now.err != nil && next.err != nil && now.err.Error() == next.err.Error() {
 			continue
 		}
-		g.ruling.Store(next)
+		g.policy.Store(next)
 		g.metrics.policyLoads.Add(1)
 		g.o.Report(Event{Kind: EventPolicy, Err: next.err})
 	}
 }
 
 // nextChange returns the next time at which a verdict of the policy may change, no later than latest.
-func (r *ruling) nextChange(now, latest time.Time) time.Time {
+func (r *loadedPolicy) nextChange(now, latest time.Time) time.Time {
 	for p := r.policy; p != nil; p = p.Combined() {
 		for _, a := range p.File.Authorities {
 			for _, t := range []time.Time{a.NotBefore, a.NotAfter} {

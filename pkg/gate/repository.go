@@ -31,13 +31,13 @@ func newRepository(g *Gate, name, where string, number int) *repository {
 // at returns the place of a name in the repository.
 func (r *repository) at(name string) place { return place{r.where, name} }
 
-// decided returns what was decided under the ruling of now.
-func (r *repository) decided() *decisions { return r.g.ruling.Load().decided }
+// decided returns what was decided under the current policy.
+func (r *repository) decided() *decisions { return r.g.policy.Load().decided }
 
 // share does work once for all who want the same at the same time. It goes on if one of them goes away.
 func share[T any](ctx context.Context, r *repository, key string, work func(context.Context) (T, error)) (T, error) {
 	// Under a new policy it is other work.
-	key = fmt.Sprintf("%p %s %s", r.g.ruling.Load(), r.where, key)
+	key = fmt.Sprintf("%p %s %s", r.g.policy.Load(), r.where, key)
 	done := r.g.flights.DoChan(key, func() (any, error) {
 		return work(r.g.ctx)
 	})
@@ -58,7 +58,7 @@ func (r *repository) verdictOn(ctx context.Context, desc ocispec.Descriptor) (*v
 		return v, nil
 	}
 	return share(ctx, r, "verdict "+desc.Digest.String(), func(ctx context.Context) (*verdict, error) {
-		now := r.g.ruling.Load()
+		now := r.g.policy.Load()
 		if now.err != nil {
 			return nil, now.err
 		}
@@ -78,7 +78,7 @@ func describe(d digest.Digest, stored storedManifest) ocispec.Descriptor {
 
 // checkRevoked holds a digest against the policy as it is now.
 func (r *repository) checkRevoked(d digest.Digest) error {
-	now := r.g.ruling.Load()
+	now := r.g.policy.Load()
 	if now.err != nil {
 		return now.err
 	}
@@ -87,7 +87,7 @@ func (r *repository) checkRevoked(d digest.Digest) error {
 
 // acceptManifest returns a manifest by digest if it is accepted.
 func (r *repository) acceptManifest(ctx context.Context, d digest.Digest) (storedManifest, error) {
-	now := r.g.ruling.Load()
+	now := r.g.policy.Load()
 	if err := r.checkRevoked(d); err != nil {
 		return storedManifest{}, err
 	}
@@ -104,7 +104,7 @@ func (r *repository) acceptManifest(ctx context.Context, d digest.Digest) (store
 	}
 	stored, err := r.upstream.readManifest(ctx, d)
 	if err == nil && v != nil && found.role&isImage != 0 {
-		v.learn(stored.data)
+		v.addManifestBlobs(stored.data)
 		now.decided.verdicts.measure(v)
 	}
 	if err == nil && r.g.cache != nil {
@@ -117,8 +117,8 @@ func (r *repository) acceptManifest(ctx context.Context, d digest.Digest) (store
 }
 
 // checkStillUnder returns an error if the policy has changed since a decision was begun: the client asks again.
-func (r *repository) checkStillUnder(began *ruling) error {
-	if r.g.ruling.Load() != began {
+func (r *repository) checkStillUnder(began *loadedPolicy) error {
+	if r.g.policy.Load() != began {
 		return &UpstreamError{r.where, errPolicyChanged}
 	}
 	return nil

@@ -122,7 +122,7 @@ func (r *repository) renewOwnRoots(ctx context.Context, isFound func() bool) (fa
 			}
 		}
 	}
-	if err := r.recall(ctx, isFound); err != nil {
+	if err := r.reverifySavedTags(ctx, isFound); err != nil {
 		failure = err
 	}
 	return failure
@@ -169,7 +169,7 @@ func (r *repository) search(ctx context.Context, isFound func() bool) (bool, err
 
 // expandAll expands all roots that are accepted, as far as there is room.
 func (g *Gate) expandAll(ctx context.Context) (failure error) {
-	verdicts := g.ruling.Load().decided.verdicts
+	verdicts := g.policy.Load().decided.verdicts
 	for _, v := range verdicts.listAccepted("") {
 		v.mu.Lock()
 		done := v.expanded
@@ -191,9 +191,9 @@ func (g *Gate) expandAll(ctx context.Context) (failure error) {
 	return failure
 }
 
-// recall verifies what tags of the repository led to before the gate was started, or before the policy changed, no more
+// reverifySavedTags verifies what tags of the repository led to before the gate was started, or before the policy changed, no more
 // often than Refresh, or soon again if that failed.
-func (r *repository) recall(ctx context.Context, isFound func() bool) (failure error) {
+func (r *repository) reverifySavedTags(ctx context.Context, isFound func() bool) (failure error) {
 	decided := r.decided()
 	if last, ok := decided.recalled.find(r.where); ok && time.Now().Before(last.until) {
 		return last.err
@@ -229,7 +229,7 @@ func (r *repository) searchTags(ctx context.Context) error {
 		return nil
 	}
 	_, err := share(ctx, r, "search", func(ctx context.Context) (any, error) {
-		now := r.g.ruling.Load()
+		now := r.g.policy.Load()
 		tags, err := r.upstream.listTags(ctx)
 		if errors.Is(err, errdef.ErrNotFound) {
 			err = nil
@@ -293,7 +293,7 @@ func (r *repository) searchManifest(ctx context.Context, d digest.Digest) (*verd
 		return nil, item{}, refused.err
 	}
 	found, err := share(ctx, r, "manifest "+d.String(), func(ctx context.Context) (result, error) {
-		now := r.g.ruling.Load()
+		now := r.g.policy.Load()
 		v, i, err := r.searchManifestOnce(ctx, d)
 		if err != nil {
 			keepRefusal(now.decided.refusals, r.at(d.String()), refusal{err, time.Now().Add(r.g.refusalTime(err))})

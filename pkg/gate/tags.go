@@ -53,7 +53,7 @@ func (r *repository) resolveTag(ctx context.Context, tag string) (tagAnswer, err
 		return known, known.err
 	}
 	answer, err := share(ctx, r, "tag "+tag, func(ctx context.Context) (tagAnswer, error) {
-		now := r.g.ruling.Load()
+		now := r.g.policy.Load()
 		answer := r.decideTag(ctx, tag)
 		answer.until = time.Now().Add(r.g.o.Refresh)
 		now.decided.answers.keep(r.at(tag), answer, answer.size())
@@ -75,7 +75,7 @@ func (r *repository) decideTag(ctx context.Context, tag string) (answer tagAnswe
 }
 
 func (r *repository) decideTagOnce(ctx context.Context, tag string) tagAnswer {
-	now := r.g.ruling.Load()
+	now := r.g.policy.Load()
 	if now.err != nil {
 		return tagAnswer{err: now.err}
 	}
@@ -239,9 +239,9 @@ func (g *Gate) namesImage(r *repository, tag string, d digest.Digest) bool {
 
 // moveTag records what a tag leads to, as decided under a policy, unless it would go back. It may go back if the policy
 // revokes what it led to.
-func (r *repository) moveTag(tag string, found tagged, decidedBy *ruling) error {
+func (r *repository) moveTag(tag string, found tagged, decidedBy *loadedPolicy) error {
 	defer r.g.state.lock(r.where)()
-	if r.g.ruling.Load() != decidedBy {
+	if r.g.policy.Load() != decidedBy {
 		return errPolicyChanged
 	}
 	saved, err := r.g.state.read(r.where)
@@ -352,7 +352,7 @@ func (r *repository) listTags(ctx context.Context) ([]string, error) {
 		return known.tags, nil
 	}
 	return share(ctx, r, "tags", func(ctx context.Context) ([]string, error) {
-		now := r.g.ruling.Load()
+		now := r.g.policy.Load()
 		tags, err := r.upstream.listTags(ctx)
 		if err != nil {
 			return r.listSavedTags(ctx, err)

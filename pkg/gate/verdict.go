@@ -120,9 +120,9 @@ func (v *verdict) size() int64 {
 // maxVerifyTime is how long the verification of a root may take.
 const maxVerifyTime = 10 * time.Minute
 
-// decide verifies a root under a ruling; last is an earlier verdict under the same one, or nil. An error that is not of the root, but
+// decide verifies a root under a loaded policy; last is an earlier verdict under the same one, or nil. An error that is not of the root, but
 // of upstream, is returned and no verdict.
-func (r *repository) decide(ctx context.Context, now *ruling, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
+func (r *repository) decide(ctx context.Context, now *loadedPolicy, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxVerifyTime)
 	defer cancel()
 	limit := r.g.verifying
@@ -159,7 +159,7 @@ func (r *repository) decide(ctx context.Context, now *ruling, desc ocispec.Descr
 }
 
 // verifyRoot verifies a root and opens its locks.
-func (r *repository) verifyRoot(ctx context.Context, now *ruling, store *attempt, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
+func (r *repository) verifyRoot(ctx context.Context, now *loadedPolicy, store *attempt, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
 	if now.err != nil {
 		return nil, now.err
 	}
@@ -268,7 +268,7 @@ func (v *verdict) expandImage(ctx context.Context, upstream *upstreamClient, d d
 	if err != nil {
 		return err
 	}
-	for _, next := range v.learn(stored.data) {
+	for _, next := range v.addManifestBlobs(stored.data) {
 		if err := v.expandImage(ctx, upstream, next, depth+1); err != nil {
 			return err
 		}
@@ -276,8 +276,8 @@ func (v *verdict) expandImage(ctx context.Context, upstream *upstreamClient, d d
 	return nil
 }
 
-// learn adds what the manifest of an image names, and returns the manifests among that.
-func (v *verdict) learn(data []byte) (manifests []digest.Digest) {
+// addManifestBlobs adds the blobs and manifests that an image manifest names, and returns the manifests.
+func (v *verdict) addManifestBlobs(data []byte) (manifests []digest.Digest) {
 	m, err := oci.ParseManifest(data)
 	if err != nil {
 		return nil
