@@ -109,7 +109,7 @@ func Make(ctx context.Context, w io.Writer, layer Layer, bases []Layer, o Option
 		return nil, err
 	}
 	defer old.Close()
-	ops, err := findOps(ctx, old, made.tar, o.MaxMemory)
+	ops, err := computeOps(ctx, old, made.tar, o.MaxMemory)
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", layer.Digest, err)
 	}

@@ -198,8 +198,8 @@ func (p *pairing) relative(e tarEntry) (tarEntry, bool) {
 	return p.entries[i], true
 }
 
-// findOps returns the operations that make a tar of bases.
-func findOps(ctx context.Context, old *baseSet, target *Scratch, maxMemory int64) ([]op, error) {
+// computeOps returns the operations that turn bases into a tar.
+func computeOps(ctx context.Context, old *baseSet, target *Scratch, maxMemory int64) ([]op, error) {
 	p := &pairing{bySum: map[[sha256.Size]byte]int{}, byName: map[string]int{}, byStem: map[string]int{}}
 	for i, file := range old.tars {
 		entries, err := listEntries(ctx, file)
