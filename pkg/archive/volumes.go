@@ -17,6 +17,92 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// Split divides the contents into volumes of at most limit bytes. Each has all manifests and the
+// front, so that it can be verified and checked on its own; the other blobs are distributed in
+// order. A blob that is larger than a volume is an error.
+func (c Contents) Split(limit int64) ([]Contents, error) {
+	if c.Parity > 0 {
+		return c.splitProtected(limit)
+	}
+	// The index is largest where it names all volumes, of which there are at most as many as
+	// blobs: what is reserved for it is right for the number that comes out.
+	for guess := 1; ; {
+		volumes, err := c.splitVolumes(limit, guess)
+		if err != nil || len(volumes) <= guess {
+			return volumes, err
+		}
+		guess = len(volumes)
+	}
+}
+
+func (c Contents) splitVolumes(limit int64, guess int) ([]Contents, error) {
+	empty := c
+	empty.Blobs, empty.volume = nil, guess
+	for range guess {
+		empty.starts = append(empty.starts, digest.FromString(""))
+	}
+	fixed, err := empty.Size()
+	if err != nil {
+		return nil, err
+	}
+	var volumes []Contents
+	left := int64(-1)
+	for _, desc := range c.Blobs {
+		h, err := encodeHeader(blobPath(desc.Digest), desc.Size, nil)
+		if err != nil {
+			return nil, err
+		}
+		size := int64(len(h)) + roundUpToBlock(desc.Size)
+		if fixed+size > limit {
+			return nil, &VolumeSizeError{Limit: limit, Need: fixed + size, Blob: desc}
+		}
+		if left < size {
+			left = limit - fixed
+			next := c
+			next.Blobs, next.volume = nil, len(volumes)+1
+			volumes = append(volumes, next)
+		}
+		last := &volumes[len(volumes)-1]
+		last.Blobs = append(last.Blobs, desc)
+		left -= size
+	}
+	if len(volumes) == 0 {
+		if fixed > limit {
+			return nil, &VolumeSizeError{Limit: limit, Need: fixed}
+		}
+		c.volume = 1
+		volumes = []Contents{c}
+	}
+	var starts []digest.Digest
+	for _, v := range volumes {
+		first := digest.Digest("")
+		if len(v.Blobs) > 0 {
+			first = v.Blobs[0].Digest
+		}
+		starts = append(starts, first)
+	}
+	for i := range volumes {
+		volumes[i].starts = starts
+	}
+	return volumes, nil
+}
+
+// VolumeSizeError reports that volumes are too small for an item.
+type VolumeSizeError struct {
+	// Limit is the size of a volume, Need the smallest size that fits Blob, in bytes.
+	Limit, Need int64
+	// Blob is the item that is too large; without a digest it is the part that each volume has.
+	Blob ocispec.Descriptor
+}
+
+func (e *VolumeSizeError) Error() string {
+	what := "the manifests, bundles and signatures, which every volume contains, do"
+	if e.Blob.Digest != "" {
+		what = "blob " + e.Blob.Digest.String() + " does"
+	}
+	return fmt.Sprintf("%s not fit on a volume of %d bytes: %d needed", what, e.Limit, e.Need)
+}
+
 // VolumeNames returns the names of the volumes of a file: edge.tar has edge.1-of-3.tar and so on.
 func VolumeNames(name string, n int) []string {
 	stem, ext := name, ""
