@@ -84,7 +84,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 		return report, nil
 	}
 	s.foreign = plan.foreign
-	s.keepIdle(plan)
+	s.markUnchangedBundles(plan)
 	ctx, cancel := context.WithCancelCause(apiserver.WithFence(ctx))
 	defer cancel(nil)
 	j := &records.Journal{
@@ -108,9 +108,9 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	return report, errors.Join(err, j.End(ctx, state, reason))
 }
 
-// keepIdle notes for which bundles the plan has found nothing to do. Where something is deleted, what
-// they have may go with it.
-func (s *session) keepIdle(plan *Plan) {
+// markUnchangedBundles marks the bundles for which the plan found nothing to do. It marks none if something is deleted:
+// their resources may go with that.
+func (s *session) markUnchangedBundles(plan *Plan) {
 	for _, b := range plan.Bundles {
 		if slices.ContainsFunc(b.Changes, func(c ResourceChange) bool { return c.Op == OpDelete || c.Replace }) {
 			return

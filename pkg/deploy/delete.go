@@ -108,7 +108,7 @@ func (s *session) planDelete(ctx context.Context) (*Plan, error) {
 	tasks := make([]scheduledTask, len(s.leaving))
 	for i, app := range s.leaving {
 		tasks[i].run = func(ctx context.Context) error {
-			looked, err := s.engine.lookDelete(ctx, appDelete{name: app.App, diffs: s.withDiffs})
+			looked, err := s.engine.planDelete(ctx, appDelete{name: app.App, diffs: s.withDiffs})
 			if err != nil {
 				return &Error{Op: "delete", Bundle: app.Bundle, Layer: app.Layer, Err: err}
 			}

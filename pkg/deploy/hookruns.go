@@ -256,7 +256,7 @@ func (o *objectClient) runHook(ctx context.Context, h Hook, u *unstructured.Unst
 	var gone time.Time
 	return o.waitFor(ctx, "has not ended", func() (bool, error) {
 		now, err := at.Get(apiserver.WithoutLogs(ctx), id.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) && isPassing(job) {
+		if apierrors.IsNotFound(err) && hasTTL(job) {
 			if gone.IsZero() {
 				gone = time.Now()
 			}

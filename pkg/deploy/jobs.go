@@ -71,13 +71,13 @@ func (s *session) allInstalled() []Installed {
 	return all
 }
 
-// passingJobs returns the Jobs among resources that Kubernetes deletes when they are done, with the
-// digests of what their author wrote; those that nobody waits for are not known to be done.
-func passingJobs(resources []kappres.Resource, namespace string) (doneJobs, error) {
+// ttlJobs returns the Jobs with a TTL, which Kubernetes deletes when they are done, with the digests of what
+// their author wrote. It leaves out Jobs that nobody waits for: they are not known to be done.
+func ttlJobs(resources []kappres.Resource, namespace string) (doneJobs, error) {
 	found := doneJobs{}
 	for _, r := range resources {
 		_, unwatched := r.Annotations()["kapp.k14s.io/disable-wait"]
-		if !isPassing(r) || unwatched || isHook(r) {
+		if !hasTTL(r) || unwatched || isHook(r) {
 			continue
 		}
 		data, err := r.AsCompactBytes()
@@ -89,7 +89,8 @@ func passingJobs(resources []kappres.Resource, namespace string) (doneJobs, erro
 	return found, nil
 }
 
-func isPassing(r kappres.Resource) bool {
+// hasTTL reports whether a resource is a Job that Kubernetes deletes some time after it has finished.
+func hasTTL(r kappres.Resource) bool {
 	if r.Kind() != "Job" || r.APIGroup() != batchv1.GroupName {
 		return false
 	}
@@ -102,7 +103,7 @@ func isPassing(r kappres.Resource) bool {
 func splitDone(resources []kappres.Resource, now, before doneJobs) (rest []kappres.Resource, done []ResourceID) {
 	for _, r := range resources {
 		key := r.Namespace() + "/" + r.Name()
-		if isPassing(r) && now[key] != "" && now[key] == before[key] {
+		if hasTTL(r) && now[key] != "" && now[key] == before[key] {
 			done = append(done, idOf(r))
 		} else {
 			rest = append(rest, r)
@@ -133,7 +134,7 @@ type finishedJobs struct {
 // Get returns what kapp waits by.
 func (f finishedJobs) Get(r kappres.Resource) (kappres.Resource, error) {
 	there, err := f.Resources.Get(r)
-	if !apierrors.IsNotFound(err) || !isPassing(r) {
+	if !apierrors.IsNotFound(err) || !hasTTL(r) {
 		return there, err
 	}
 	if !f.hasCompleted(r) {

@@ -103,8 +103,8 @@ type callResult struct {
 	namespacesLeft bool
 }
 
-// lookAhead returns what deploy would do. It writes nothing.
-func (e *engine) lookAhead(ctx context.Context, a kappApp) (_ callResult, err error) {
+// planDeploy returns what deployAndWait would change. It writes nothing.
+func (e *engine) planDeploy(ctx context.Context, a kappApp) (_ callResult, err error) {
 	ctx, end := tracing.Start(ctx, "plan app", tracing.App(a.name))
 	defer func() { end(err) }()
 	return e.runCancellable(ctx, progressHooks{}, func(parts *kappParts) (callResult, error) { return e.deployApp(ctx, parts, a, nil) })
@@ -117,8 +117,8 @@ func (e *engine) deployAndWait(ctx context.Context, a kappApp, h progressHooks) 
 	return e.runCancellable(ctx, h, func(parts *kappParts) (callResult, error) { return e.deployApp(ctx, parts, a, &h) })
 }
 
-// lookDelete returns what delete would do. It writes nothing.
-func (e *engine) lookDelete(ctx context.Context, a appDelete) (callResult, error) {
+// planDelete returns what deleteAndWait would change. It writes nothing.
+func (e *engine) planDelete(ctx context.Context, a appDelete) (callResult, error) {
 	return e.runCancellable(ctx, progressHooks{}, func(parts *kappParts) (callResult, error) { return e.deleteApp(ctx, parts, a, nil) })
 }
 
@@ -289,7 +289,7 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 		return callResult{}, err
 	}
 	p.hasScripts.Store(slices.ContainsFunc(conf.WaitRules(), func(r kappconfig.WaitRule) bool { return r.Ytt != nil }))
-	existing, going, err := e.lasting(ctx, p, target, wanted.resources, flags, !there, h)
+	existing, going, err := e.waitForTerminating(ctx, p, target, wanted.resources, flags, !there, h)
 	if err != nil {
 		return callResult{}, err
 	}
@@ -315,7 +315,7 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	if err != nil {
 		return callResult{}, err
 	}
-	if err := waitAgain(graph); err != nil {
+	if err := waitForExistingDependencies(graph); err != nil {
 		return callResult{}, err
 	}
 	result := callResult{changes: append(resourceChanges(steps, changeDetails{diffs: a.diffs, masks: conf.DiffMaskRules()}), wanted.absent...), resources: listIDs(notHooks(wanted.resources))}
@@ -327,7 +327,7 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	if result.idle = len(steps) == 0 && len(wanted.absent) == 0; len(steps) == 0 {
 		return result, nil
 	}
-	refused := cmp.Or(e.takenOver(steps), runPreflight(ctx, p, conf, graph))
+	refused := cmp.Or(e.refuseManagedResources(steps), runPreflight(ctx, p, conf, graph))
 	if h == nil {
 		result.refused, result.findings = refused, terminatingFindings(going)
 		if a.compareDefinitions {

@@ -286,7 +286,7 @@ func (s *session) rollBack(ctx context.Context, j job, a kappApp, journal *recor
 	if !s.isRollback || len(hooks) == 0 {
 		return apply()
 	}
-	looked, err := s.engine.lookAhead(ctx, a)
+	looked, err := s.engine.planDeploy(ctx, a)
 	if err != nil {
 		return looked, err
 	}

@@ -91,7 +91,7 @@ func (c *Cluster) List(ctx context.Context, name string) ([]Installed, error) {
 		}
 		all = append(all, one)
 	}
-	slices.SortFunc(all, applyOrder)
+	slices.SortFunc(all, compareInstalled)
 	return all, nil
 }
 
@@ -147,9 +147,9 @@ func readInstalled(cm *corev1.ConfigMap) (Installed, error) {
 	}, nil
 }
 
-// applyOrder compares layers before places: after an upgrade that was interrupted, places
+// compareInstalled compares layers before places: after an upgrade that was interrupted, places
 // are those of two versions.
-func applyOrder(a, b Installed) int {
+func compareInstalled(a, b Installed) int {
 	return cmp.Or(
 		cmp.Compare(a.Runtime, b.Runtime),
 		cmp.Compare(a.Layer, b.Layer),

@@ -10,9 +10,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
-// takenOver refuses to take what another tool or a controller manages, since two would change it
-// then.
-func (e *engine) takenOver(steps []*clusterapply.ClusterChange) error {
+// refuseManagedResources refuses to take over resources that another tool or a controller manages: both would
+// change them.
+func (e *engine) refuseManagedResources(steps []*clusterapply.ClusterChange) error {
 	if e.takeOver {
 		return nil
 	}

@@ -114,7 +114,7 @@ func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, err
 	tasks := make([]scheduledTask, len(s.jobs))
 	for i, j := range s.jobs {
 		tasks[i].run = func(ctx context.Context) error {
-			looked, err := s.engine.lookAhead(ctx, kappApp{
+			looked, err := s.engine.planDeploy(ctx, kappApp{
 				name: j.runtime.appName(j.unit), labels: j.appLabels(), manifests: j.unit.Manifests, absent: absent[i],
 				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, moment: j.newMoment(s.isRollback), done: s.doneJobs(),
 				diffs: s.withDiffs, rehearse: !slices.Contains(opts.skip, preflight.CheckDryRun), compareDefinitions: !slices.Contains(opts.skip, preflight.CheckDefinitions),

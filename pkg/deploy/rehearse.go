@@ -54,7 +54,7 @@ func rehearseChanges(ctx context.Context, a kappApp, p *kappParts, steps []*clus
 				return nil
 			}
 			refusal := preflight.Refusal{Resource: r, IsCreate: op == clusterapply.ClusterChangeApplyOpAdd, Err: err}
-			if f, is := refusal.Judge(preflight.Brought{Namespaces: a.newNamespaces, Kinds: a.ownKinds}); is {
+			if f, is := refusal.Judge(preflight.RuntimeProvides{Namespaces: a.newNamespaces, Kinds: a.ownKinds}); is {
 				if isFixed {
 					f.Message += "; annotate it with " + updateStrategy + ": " + fallbackOnReplace + " to have it deleted and created again"
 				}

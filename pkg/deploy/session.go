@@ -65,7 +65,7 @@ func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*se
 	}
 	rt.Units = slices.Clone(rt.Units)
 	for i, u := range rt.Units {
-		rt.Units[i].Manifests = resources.Once(u.Manifests)
+		rt.Units[i].Manifests = resources.CacheParsed(u.Manifests)
 	}
 	s.runtime = rt
 	s.jobs, s.leaving = assignJobs(rt, installed)

@@ -196,7 +196,7 @@ func (s *RuntimeStatus) setStages() {
 			})
 		}
 	}
-	slices.SortFunc(s.Bundles, func(a, b BundleStatus) int { return applyOrder(a.Installed, b.Installed) })
+	slices.SortFunc(s.Bundles, func(a, b BundleStatus) int { return compareInstalled(a.Installed, b.Installed) })
 }
 
 // hasOtherValues reports whether a bundle was last applied with other values than those of a

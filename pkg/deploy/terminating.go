@@ -15,10 +15,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
-// lasting returns the resources of [engine.findExisting] without those that are being deleted although the
-// app is to have them: to write to these is to lose what is written. If h is nil they are returned
-// as going; otherwise lasting waits until they are gone.
-func (e *engine) lasting(ctx context.Context, p *kappParts, target kapp.App, wanted []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool, h *progressHooks) (existing, going []kappres.Resource, err error) {
+// waitForTerminating finds the existing resources ([engine.findExisting]) and waits until those that are wanted and
+// being deleted are gone: what is written to these is lost. If h is nil it does not wait and returns them as going.
+func (e *engine) waitForTerminating(ctx context.Context, p *kappParts, target kapp.App, wanted []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool, h *progressHooks) (existing, going []kappres.Resource, err error) {
 	told := map[string]bool{}
 	for began := time.Now(); ; {
 		existing, err = e.findExisting(p, target, wanted, flags, isNew)

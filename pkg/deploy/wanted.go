@@ -66,7 +66,7 @@ func (e *engine) findWanted(p *kappParts, target kapp.App, a kappApp, flags *cmd
 	if err := refuseGeneratedNames(resources); err != nil {
 		return w, conf, err
 	}
-	if w.jobs, err = passingJobs(resources, e.cluster.namespace); err != nil {
+	if w.jobs, err = ttlJobs(resources, e.cluster.namespace); err != nil {
 		return w, conf, err
 	}
 	dropStatus(resources)

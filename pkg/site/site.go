@@ -160,7 +160,7 @@ func (r *Rendered) Runtime() (deploy.Runtime, error) {
 		}
 		unit := deploy.Unit{
 			Version: b.Metadata().Version, Digest: b.Descriptor.Digest.String(),
-			Layer: b.Bundle.Spec.Layer, Kubernetes: b.Bundle.Spec.Kubernetes, Manifests: resources.Once(manifests), Namespaces: b.Namespaces,
+			Layer: b.Bundle.Spec.Layer, Kubernetes: b.Bundle.Spec.Kubernetes, Manifests: resources.CacheParsed(manifests), Namespaces: b.Namespaces,
 		}
 		if unit.Hooks, err = laterHooks(b.Manifests); err != nil {
 			return runtime, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)

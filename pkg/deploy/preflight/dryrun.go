@@ -21,8 +21,8 @@ type Refusal struct {
 	Err      error
 }
 
-// Brought is what a runtime brings that a dry run does not see yet. The zero value brings nothing.
-type Brought struct {
+// RuntimeProvides is what a runtime creates that a dry run does not see yet. The zero value provides nothing.
+type RuntimeProvides struct {
 	// Namespaces are those that it creates.
 	Namespaces sets.Set[string]
 	// Kinds are those whose definitions it has.
@@ -30,7 +30,7 @@ type Brought struct {
 }
 
 // Judge decides what the refusal means for the apply. It reports false if it means nothing.
-func (r Refusal) Judge(brought Brought) (Finding, bool) {
+func (r Refusal) Judge(provided RuntimeProvides) (Finding, bool) {
 	err, namespace := r.Err, r.Resource.Namespace()
 	f := Finding{Severity: SeverityError, Check: CheckDryRun, Resource: resources.IDOf(r.Resource).String(), Message: refusalText(err)}
 	switch {
@@ -38,12 +38,12 @@ func (r Refusal) Judge(brought Brought) (Finding, bool) {
 		return f, false // it changes just now; kapp tries again
 	case strings.Contains(err.Error(), "does not support dry run"), apierrors.IsMethodNotSupported(err):
 		return f, false
-	case apierrors.IsNotFound(err) && brought.Namespaces.Has(namespace):
+	case apierrors.IsNotFound(err) && provided.Namespaces.Has(namespace):
 		return f, false
 	case apierrors.IsNotFound(err) && r.IsCreate && namespaceIsMissing(err, namespace):
 		f.Message = fmt.Sprintf("namespace %s does not exist, and no bundle creates it", namespace)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
-		if brought.Kinds.Has(r.Resource.GroupKind()) {
+		if provided.Kinds.Has(r.Resource.GroupKind()) {
 			f.Severity = SeverityWarning // its definition may be about to change
 		}
 	case strings.Contains(err.Error(), "admission webhook") && strings.Contains(err.Error(), "denied the request"),

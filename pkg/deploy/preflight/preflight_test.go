@@ -215,27 +215,27 @@ func TestRefusals(t *testing.T) {
 	noNamespace := apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "space")
 	invalid := apierrors.NewInvalid(kind, "a", nil)
 	webhook := func(text string) error { return apierrors.NewInternalError(errors.New(text)) }
-	brings := Brought{Namespaces: sets.New("space"), Kinds: sets.New(kind)}
+	provided := RuntimeProvides{Namespaces: sets.New("space"), Kinds: sets.New(kind)}
 	for name, c := range map[string]struct {
-		refusal Refusal
-		brought Brought
-		want    string
+		refusal  Refusal
+		provided RuntimeProvides
+		want     string
 	}{
-		"a conflict":              {Refusal{Err: apierrors.NewConflict(maps, "a", errors.New("x"))}, Brought{}, ""},
-		"it is there now":         {Refusal{IsCreate: true, Err: apierrors.NewAlreadyExists(maps, "a")}, Brought{}, ""},
-		"no dry run":              {Refusal{Err: apierrors.NewBadRequest("x does not support dry run")}, Brought{}, ""},
-		"no namespace":            {Refusal{IsCreate: true, Err: noNamespace}, Brought{}, "error namespace space does not exist, and no bundle creates it"},
-		"a namespace that comes":  {Refusal{IsCreate: true, Err: noNamespace}, brings, ""},
-		"an invalid object":       {Refusal{Err: invalid}, Brought{}, `error ConfigMap "a" is invalid`},
-		"a kind that changes":     {Refusal{Err: invalid}, brings, `warning ConfigMap "a" is invalid`},
-		"a webhook that denies":   {Refusal{Err: webhook(`admission webhook "a" denied the request: b`)}, Brought{}, "error "},
-		"a webhook that is down":  {Refusal{Err: webhook(`failed calling webhook "a"`)}, Brought{}, "warning "},
-		"a quota":                 {Refusal{IsCreate: true, Err: apierrors.NewForbidden(maps, "a", errors.New("exceeded quota: q"))}, Brought{}, "error "},
-		"a creation, not allowed": {Refusal{IsCreate: true, Err: apierrors.NewForbidden(maps, "a", errors.New("no"))}, Brought{}, "warning "},
-		"an update, not allowed":  {Refusal{Err: apierrors.NewForbidden(maps, "a", errors.New("no"))}, Brought{}, "error "},
+		"a conflict":              {Refusal{Err: apierrors.NewConflict(maps, "a", errors.New("x"))}, RuntimeProvides{}, ""},
+		"it is there now":         {Refusal{IsCreate: true, Err: apierrors.NewAlreadyExists(maps, "a")}, RuntimeProvides{}, ""},
+		"no dry run":              {Refusal{Err: apierrors.NewBadRequest("x does not support dry run")}, RuntimeProvides{}, ""},
+		"no namespace":            {Refusal{IsCreate: true, Err: noNamespace}, RuntimeProvides{}, "error namespace space does not exist, and no bundle creates it"},
+		"a namespace that comes":  {Refusal{IsCreate: true, Err: noNamespace}, provided, ""},
+		"an invalid object":       {Refusal{Err: invalid}, RuntimeProvides{}, `error ConfigMap "a" is invalid`},
+		"a kind that changes":     {Refusal{Err: invalid}, provided, `warning ConfigMap "a" is invalid`},
+		"a webhook that denies":   {Refusal{Err: webhook(`admission webhook "a" denied the request: b`)}, RuntimeProvides{}, "error "},
+		"a webhook that is down":  {Refusal{Err: webhook(`failed calling webhook "a"`)}, RuntimeProvides{}, "warning "},
+		"a quota":                 {Refusal{IsCreate: true, Err: apierrors.NewForbidden(maps, "a", errors.New("exceeded quota: q"))}, RuntimeProvides{}, "error "},
+		"a creation, not allowed": {Refusal{IsCreate: true, Err: apierrors.NewForbidden(maps, "a", errors.New("no"))}, RuntimeProvides{}, "warning "},
+		"an update, not allowed":  {Refusal{Err: apierrors.NewForbidden(maps, "a", errors.New("no"))}, RuntimeProvides{}, "error "},
 	} {
 		c.refusal.Resource = resource
-		f, is := c.refusal.Judge(c.brought)
+		f, is := c.refusal.Judge(c.provided)
 		severity, text, _ := strings.Cut(c.want, " ")
 		if is != (c.want != "") || is && (string(f.Severity) != severity || !strings.HasPrefix(f.Message, text) || f.Check != CheckDryRun) {
 			t.Errorf("%s: %v, %v", name, f, is)

@@ -6,10 +6,10 @@ import (
 	"carvel.dev/kapp/pkg/kapp/diffgraph"
 )
 
-// waitAgain makes changes wait for what their rules put before them also where that is there already and not yet
-// ready, as after an apply that broke off: a hook may still run. kapp orders only what it writes
-// (github.com/carvel-dev/kapp issue 729). Rules that give way to others do so here too.
-func waitAgain(graph *diffgraph.ChangeGraph) error {
+// waitForExistingDependencies makes changes wait for resources that their rules put before them, also if these exist
+// already and are not yet ready, as after an interrupted apply: a hook may still run. kapp orders only what it
+// writes (github.com/carvel-dev/kapp issue 729). Rules that give way to others do so here too.
+func waitForExistingDependencies(graph *diffgraph.ChangeGraph) error {
 	all := graph.All()
 	for _, unready := range all {
 		if unready.Change.Op() != diffgraph.ActualChangeOpNoop {

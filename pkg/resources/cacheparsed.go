@@ -10,10 +10,10 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// Once returns a file system whose YAML [Read] parses once, also when it is read several times at the same time: after
-// that it reads JSON, in a fraction of the time. Each call of Read returns resources of its own. The files must not
-// change.
-func Once(manifests fs.FS) fs.FS {
+// CacheParsed returns a file system whose YAML [Read] parses once, also if several goroutines read it at the same time.
+// Later calls read JSON, in a fraction of the time. Each call of Read returns resources of its own. The files must
+// not change.
+func CacheParsed(manifests fs.FS) fs.FS {
 	if _, is := manifests.(*parsedFiles); is || manifests == nil {
 		return manifests
 	}

@@ -21,7 +21,7 @@ func (c countingFS) Open(name string) (fs.File, error) {
 }
 
 // What is read again is what was read first, and no one's change of it is seen by another.
-func TestOnce(t *testing.T) {
+func TestCacheParsed(t *testing.T) {
 	t.Parallel()
 	files := fstest.MapFS{
 		"a.yaml": {Data: []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {a: \"<&>\", b: \"\\u2028 ü\"}\n---\n" +
@@ -35,12 +35,12 @@ func TestOnce(t *testing.T) {
 		t.Fatalf("%d resources, %v", len(plain), err)
 	}
 	opened := 0
-	once := Once(countingFS{files, &opened})
-	if Once(once) != once {
-		t.Error("what is parsed once was wrapped again")
+	cached := CacheParsed(countingFS{files, &opened})
+	if CacheParsed(cached) != cached {
+		t.Error("cached manifests were wrapped again")
 	}
 	for range 3 {
-		again, err := Read(once)
+		again, err := Read(cached)
 		if err != nil || len(again) != len(plain) {
 			t.Fatalf("%d resources, %v", len(again), err)
 		}
@@ -57,11 +57,11 @@ func TestOnce(t *testing.T) {
 }
 
 // An error is found each time, with what was read before it.
-func TestOnceFails(t *testing.T) {
+func TestCacheParsedFails(t *testing.T) {
 	t.Parallel()
-	once := Once(fstest.MapFS{"a.yaml": {Data: []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n---\na: [\n")}})
+	cached := CacheParsed(fstest.MapFS{"a.yaml": {Data: []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n---\na: [\n")}})
 	for range 2 {
-		if all, err := Read(once); err == nil || len(all) != 1 {
+		if all, err := Read(cached); err == nil || len(all) != 1 {
 			t.Errorf("%d resources, %v", len(all), err)
 		}
 	}
