@@ -41,8 +41,8 @@ type copier struct {
 	isCompared bool
 	// present holds the items that the target has by now.
 	present map[digest.Digest]bool
-	// blobStreak decides which blobs to ask for, imageStreak which images.
-	blobStreak, imageStreak lackingStreak
+	// blobSampler decides which blobs are checked for existence, imageSampler which images.
+	blobSampler, imageSampler existenceSampler
 	// referrersBefore holds the referrers that the target had before, by subject.
 	referrersBefore map[digest.Digest][]ocispec.Descriptor
 
@@ -163,12 +163,12 @@ func (c *copier) findPresent(ctx context.Context, tops []topManifest) error {
 			c.markPresent(t.desc)
 			return nil
 		}
-		if t.image && c.skipsAsking() && !c.imageStreak.shouldAsk() {
+		if t.image && c.maySkipExistenceCheck() && !c.imageSampler.shouldCheck() {
 			return nil // what it needs is asked for, or sent
 		}
 		there, err := c.hasManifest(ctx, t.desc)
 		if err == nil && t.image {
-			c.imageStreak.addAnswer(there)
+			c.imageSampler.addResult(there)
 		}
 		if err == nil && there && t.subject != "" {
 			c.addReferrerBefore(t)
