@@ -160,7 +160,7 @@ func (a *app) requirePolicy(ctx context.Context, f *siteFlags) (*trust.Policy, e
 	}
 	policy, err := a.loadTrust(ctx, &f.trust)
 	if err == nil && policy == nil && !f.trust.allowUnsigned {
-		err = &usageError{fmt.Errorf("%w (or --allow-unsigned)", errNoTrust)}
+		err = &usageError{fmt.Errorf("%w (or --allow-unsigned)", errVerificationRequired)}
 	}
 	return policy, err
 }

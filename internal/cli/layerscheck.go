@@ -75,7 +75,7 @@ func (a *app) checkCoverage(ctx context.Context, model *layers.Model, at string)
 		v.problems = append(v.problems, fmt.Errorf("%w: add one of %s, or list %s in spec.provided if the platform provides it",
 			absent, strings.Join(absent.Products, ", "), absent.Capability))
 	}
-	if _, err := layers.OrderComponents(components, outline.Provided...); err != nil {
+	if _, err := layers.OrderBundles(components, outline.Provided...); err != nil {
 		v.problems = append(v.problems, err)
 	}
 	for _, p := range v.problems {

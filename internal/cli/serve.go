@@ -124,7 +124,7 @@ func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (
 	}
 	if f.writable {
 		a.ui.Note("note: pushed content is not verified, whatever the trust policy says; verify it where you use it")
-		handler = serve.KeepOutPages(handler, login == nil)
+		handler = serve.RefuseCrossSite(handler, login == nil)
 	}
 	a.announceServer(address, serverName(address, certificate), references, f, roots)
 	monitor := &serve.Monitor{Registry: serve.RequireLogin(handler, login), Report: a.logRequest(f.gate.logLines)}

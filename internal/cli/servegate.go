@@ -117,7 +117,7 @@ func (a *app) gateOptions(ctx context.Context, f serveFlags) (o gate.Options, er
 		return o, err
 	}
 	if policy == nil {
-		return o, &usageError{errNoTrust}
+		return o, &usageError{errVerificationRequired}
 	}
 	o.LoadPolicy = func(ctx context.Context) (*trust.Policy, error) { return a.loadTrust(ctx, &f.trust) }
 	o.PolicyFiles = []string{systemPolicyFile}

@@ -70,8 +70,9 @@ func (f *trustFlags) isGiven() bool {
 	return len(f.keys) > 0 || f.policy != "" || f.expectName != "" || f.identity+f.identityRegExp+f.issuer+f.issuerRegExp+f.trustedRoot+f.caRoots+f.timestamps != ""
 }
 
-// errNoTrust is the error of a command that must verify and has no key, identity or policy.
-var errNoTrust = errors.New("verification required: pass --key, --certificate-identity or --policy")
+// errVerificationRequired is [site.ErrVerificationRequired] in terms of flags: a command must verify and has no key, identity
+// or policy.
+var errVerificationRequired = errors.New("verification required: pass --key, --certificate-identity or --policy")
 
 // loadTrust returns the policy that the flags, the environment or the configuration say, or nil where
 // nothing does.
@@ -303,7 +304,7 @@ func policyPlace(p place.Place) string { return cmp.Or(p.Repository, trust.Local
 // verifyRoot verifies what a reference leads to.
 func (a *app) verifyRoot(ctx context.Context, at *openedReference, policy *trust.Policy) (*sign.Result, error) {
 	if policy == nil {
-		return nil, &usageError{errNoTrust}
+		return nil, &usageError{errVerificationRequired}
 	}
 	result, channels, err := policy.VerifyChannels(ctx, at.store, at.root, policyPlace(at.Place))
 	if err == nil {

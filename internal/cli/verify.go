@@ -54,7 +54,7 @@ func (a *app) runVerify(ctx context.Context, reference string, o verifyOptions) 
 		return err
 	}
 	if policy == nil {
-		return &usageError{errNoTrust}
+		return &usageError{errVerificationRequired}
 	}
 	at, err := a.openReference(ctx, reference)
 	if err != nil {

@@ -190,7 +190,7 @@ func (s *Start) isProvidedElsewhere(layer int, c layers.Category, p layers.Produ
 // checkRules holds the beginning against the rules of the layers.
 func (s *Start) checkRules() error {
 	problems := s.model.FindConflicts(s.listComponents())
-	if _, err := layers.OrderComponents(s.listComponents(), s.providedOutside()...); err != nil {
+	if _, err := layers.OrderBundles(s.listComponents(), s.providedOutside()...); err != nil {
 		problems = append(problems, err)
 	}
 	return errors.Join(problems...)

@@ -160,7 +160,7 @@ func (a *assembly) noteSource(s *bundle.Source, note string) {
 // rendered there. Its error is [render.ErrRunaway]; whatever else is wrong with the chart is for its
 // rendering to say.
 func (a *assembly) noteAsked(ctx context.Context, s *bundle.Source, in render.Input) error {
-	notes, err := render.ClusterQuestions(ctx, in)
+	notes, err := render.ClusterQueries(ctx, in)
 	if err == nil && s.AtTarget() {
 		in.Note, in.Unset = nil, true
 		_, err = render.RenderStable(ctx, in)

@@ -273,7 +273,7 @@ func (o Options) buildRuntime(ctx context.Context, d *bundle.Definition, at defi
 	if err := checkSharedCharts(d, bundles); err != nil {
 		return nil, err
 	}
-	order, err := layers.OrderComponents(componentsOf(bundles), d.Runtime.Spec.Provided...)
+	order, err := layers.OrderBundles(componentsOf(bundles), d.Runtime.Spec.Provided...)
 	if err != nil {
 		return nil, placeOrderError(d, err)
 	}
@@ -318,7 +318,7 @@ func (o Options) buildRuntime(ctx context.Context, d *bundle.Definition, at defi
 	return made, err
 }
 
-// placeOrderError puts an error of [layers.OrderComponents] at the runtime's bundles.
+// placeOrderError puts an error of [layers.OrderBundles] at the runtime's bundles.
 func placeOrderError(d *bundle.Definition, err error) error {
 	at := d.Errorf([]any{"spec", "bundles"}, "%v", err)
 	at.Cause = err

@@ -94,7 +94,7 @@ func yttKey(s string) bool {
 	if err := yaml.Unmarshal([]byte("{"+s+": x}"), &node); err != nil {
 		return false
 	}
-	for range manifest.OddKeys(&node) {
+	for range manifest.NonStringKeys(&node) {
 		return false
 	}
 	return s != `"<<"` && !strings.HasPrefix(s, "!") // ytt takes quotes off a merge key

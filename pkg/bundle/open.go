@@ -271,7 +271,7 @@ func (a *Artifact) parseFiles() error {
 			err = decodeFile(f, a.Runtime)
 		case fileImgpkg:
 		default:
-			err = a.keep(f)
+			err = a.acceptFile(f)
 		}
 		if err != nil {
 			return err
@@ -312,9 +312,9 @@ func (a *Artifact) checkDefinition(f File) error {
 	return nil
 }
 
-// keep takes a file that has a place in an artifact of its type. Any other is refused: nothing here looks
+// acceptFile accepts a file that has a place in an artifact of its type, and refuses any other: nothing here looks
 // at it, and a controller that reads the artifact may apply it.
-func (a *Artifact) keep(f File) error {
+func (a *Artifact) acceptFile(f File) error {
 	top, _, isBelow := strings.Cut(f.Path, "/")
 	isBundle := a.Manifest.ArtifactType == TypeBundle
 	switch {

@@ -49,12 +49,11 @@ func (d *Definition) validateSchema(kindName string) error {
 	}
 	var found []*manifest.Error
 	d.explainViolation(invalid, schema, &found)
-	return joinErrors(withoutConsequences(found))
+	return joinErrors(dropFollowUpErrors(found))
 }
 
-// withoutConsequences drops from the problems of one mapping that a field is missing where
-// the mistyped name of that field is reported already.
-func withoutConsequences(found []*manifest.Error) []*manifest.Error {
+// dropFollowUpErrors drops errors of a missing field if the mistyped name of that field is reported already.
+func dropFollowUpErrors(found []*manifest.Error) []*manifest.Error {
 	meant := map[string]bool{}
 	for _, e := range found {
 		if e.Hint != "" {

@@ -8,13 +8,13 @@ import (
 )
 
 // The order depends on layers and requirements, not on how the input was written down.
-func ExampleOrderComponents() {
+func ExampleOrderBundles() {
 	components := []layers.Component{
 		{Name: "web", Layer: 6, Requires: []string{"database"}},
 		{Name: "postgres", Layer: 5, Provides: []string{"database"}},
 		{Name: "network", Layer: 3},
 	}
-	order, err := layers.OrderComponents(components)
+	order, err := layers.OrderBundles(components)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -27,10 +27,10 @@ func ExampleOrderComponents() {
 	// 6 web
 }
 
-func ExampleOrderComponents_missing() {
-	_, err := layers.OrderComponents([]layers.Component{{Name: "web", Layer: 6, Requires: []string{"database"}}})
+func ExampleOrderBundles_missing() {
+	_, err := layers.OrderBundles([]layers.Component{{Name: "web", Layer: 6, Requires: []string{"database"}}})
 	fmt.Println(err)
-	_, err = layers.OrderComponents([]layers.Component{{Name: "web", Layer: 6, Requires: []string{"database"}}}, "database")
+	_, err = layers.OrderBundles([]layers.Component{{Name: "web", Layer: 6, Requires: []string{"database"}}}, "database")
 	fmt.Println(err)
 	// Output:
 	// bundle "web" requires "database", which no bundle provides

@@ -2,7 +2,7 @@
 // the bottom to applications at the top, the categories and products of each, and the order in
 // which the components that fill them go onto a cluster. It does no I/O.
 //
-// Call [LoadModel] for the model, which a site can extend by [Model.Extend]. Call [OrderComponents] with a
+// Call [LoadModel] for the model, which a site can extend by [Model.Extend]. Call [OrderBundles] with a
 // runtime's components to get the order to apply them in, or the error that says why there is
 // none.
 package layers
@@ -57,13 +57,13 @@ type Component struct {
 	Requires []string
 }
 
-// OrderComponents returns the indexes of components in the order to apply them: by layer, inside a
+// OrderBundles returns the indexes of components in the order to apply them: by layer, inside a
 // layer what is required before what requires it, and otherwise by name, so that the
 // order never depends on how the input was written down. provided names what the target
 // has already, from outside the runtime.
 //
 // Errors: [*DuplicateError], [*MissingError], [*UpwardError], [*CycleError].
-func OrderComponents(components []Component, provided ...string) ([]int, error) {
+func OrderBundles(components []Component, provided ...string) ([]int, error) {
 	needs, err := RequiredIndexes(components, provided...)
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func OrderComponents(components []Component, provided ...string) ([]int, error) 
 // RequiredIndexes returns, for each component, the indexes of those that provide what it requires, from
 // its layer and below; those of the layers above are none of its business.
 //
-// Errors: as of [OrderComponents], but for cycles.
+// Errors: as of [OrderBundles], but for cycles.
 func RequiredIndexes(components []Component, provided ...string) ([][]int, error) {
 	providers, err := indexProviders(components)
 	if err != nil {

@@ -56,7 +56,7 @@ func TestOrder(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			order, err := layers.OrderComponents(c.components, c.provided...)
+			order, err := layers.OrderBundles(c.components, c.provided...)
 			if c.err != "" {
 				if err == nil || err.Error() != c.err {
 					t.Fatalf("error %v, want %s", err, c.err)
@@ -87,7 +87,7 @@ func TestOrderIsOfTheSet(t *testing.T) {
 	want := []string{"c", "b", "d", "a", "e"}
 	for range set {
 		set = append(set[1:], set[0])
-		order, err := layers.OrderComponents(set)
+		order, err := layers.OrderBundles(set)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -201,12 +201,12 @@ func KeyName(key *yaml.Node) string {
 	return key.Value
 }
 
-// OddKeys yields the keys below a node that are not text to ytt, each with what it takes it for.
-func OddKeys(node *yaml.Node) iter.Seq2[*yaml.Node, string] {
-	return func(yield func(*yaml.Node, string) bool) { yieldOddKeys(node, yield) }
+// NonStringKeys yields the keys below a node that are not strings to ytt, each with what ytt takes it for.
+func NonStringKeys(node *yaml.Node) iter.Seq2[*yaml.Node, string] {
+	return func(yield func(*yaml.Node, string) bool) { yieldNonStringKeys(node, yield) }
 }
 
-func yieldOddKeys(node *yaml.Node, yield func(*yaml.Node, string) bool) bool {
+func yieldNonStringKeys(node *yaml.Node, yield func(*yaml.Node, string) bool) bool {
 	for i, child := range node.Content {
 		if node.Kind == yaml.MappingNode && i%2 == 0 {
 			kind, _ := meaningOf(child.Value)
@@ -220,7 +220,7 @@ func yieldOddKeys(node *yaml.Node, yield func(*yaml.Node, string) bool) bool {
 				return false
 			}
 		}
-		if !yieldOddKeys(child, yield) {
+		if !yieldNonStringKeys(child, yield) {
 			return false
 		}
 	}
@@ -230,7 +230,7 @@ func yieldOddKeys(node *yaml.Node, yield func(*yaml.Node, string) bool) bool {
 // CheckKeys refuses values with a key that is not text to ytt, which panics at one. nameOf says
 // what the file of a key is called.
 func CheckKeys(values *yaml.Node, nameOf func(key *yaml.Node) string) error {
-	for key, kind := range OddKeys(values) {
+	for key, kind := range NonStringKeys(values) {
 		e := &Error{File: nameOf(key), Line: key.Line, Column: key.Column}
 		e.Problem = fmt.Sprintf("key %s is %s, but ytt accepts only text as keys", key.Value, kind)
 		if key.Kind == yaml.ScalarNode {

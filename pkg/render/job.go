@@ -28,12 +28,12 @@ type Job struct {
 // Task is what a [Job] is for.
 type Task string
 
-// The tasks are named after what they do: [RenderSource], [RenderStable], [ValuesSchema] and [ClusterQuestions].
+// The tasks are named after what they do: [RenderSource], [RenderStable], [ValuesSchema] and [ClusterQueries].
 const (
-	TaskRender Task = "render"
-	TaskStable Task = "stable"
-	TaskSchema Task = "schema"
-	TaskAsked  Task = "asked"
+	TaskRender         Task = "render"
+	TaskStable         Task = "stable"
+	TaskSchema         Task = "schema"
+	TaskClusterQueries Task = "cluster-queries"
 )
 
 // Result is what engines made.
@@ -94,9 +94,9 @@ func (j Job) runHere() (r Result, err error) {
 		if schema, err = yttSchema(in); schema != nil {
 			r.Files = []bundle.File{{Data: schema}}
 		}
-	case TaskAsked:
+	case TaskClusterQueries:
 		in.Note = nil
-		r.Notes, err = in.findQuestions()
+		r.Notes, err = in.findClusterQueries()
 	default:
 		return r, fmt.Errorf("no task %q", j.Task)
 	}

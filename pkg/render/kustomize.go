@@ -34,7 +34,7 @@ func renderKustomize(in Input) (rendered []bundle.File, err error) {
 	}
 	data, err := m.AsYaml()
 	if err == nil && in.Note != nil {
-		for _, note := range in.idlePatches(names, data) {
+		for _, note := range in.findUnusedPatches(names, data) {
 			in.Note(note)
 		}
 	}

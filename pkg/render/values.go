@@ -62,7 +62,7 @@ func fromNode(file *manifest.File, root *yaml.Node) (*Values, error) {
 }
 
 func (v *Values) placeNode(node *yaml.Node, fileName string) {
-	for key := range manifest.OddKeys(node) {
+	for key := range manifest.NonStringKeys(node) {
 		v.files[key] = fileName
 	}
 }

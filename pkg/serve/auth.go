@@ -54,10 +54,10 @@ func RequireLogin(next http.Handler, login Login) http.Handler {
 	})
 }
 
-// KeepOutPages refuses requests of other web sites in a browser. With local, only this machine is
-// served: then other host names are refused too, since a site can point its own name to the loopback
+// RefuseCrossSite refuses requests that a browser makes for other web sites. With local, only this machine is
+// served: then it also refuses other host names, since a site can point its own name to the loopback
 // address.
-func KeepOutPages(next http.Handler, local bool) http.Handler {
+func RefuseCrossSite(next http.Handler, local bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case isOfAnotherSite(r):

@@ -197,7 +197,7 @@ func TestKeepOutPages(t *testing.T) {
 			request.Header.Set(c.header[i], c.header[i+1])
 		}
 		answer := httptest.NewRecorder()
-		serve.KeepOutPages(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) }), c.local).ServeHTTP(answer, request)
+		serve.RefuseCrossSite(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) }), c.local).ServeHTTP(answer, request)
 		if want := map[bool]int{true: http.StatusCreated, false: http.StatusForbidden}[c.allowed]; answer.Code != want {
 			t.Errorf("%q %q: %d, want %d", c.host, c.header, answer.Code, want)
 		}

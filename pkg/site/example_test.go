@@ -151,6 +151,6 @@ func Example() {
 
 func ExampleOpen_unverified() {
 	_, err := site.Open(context.Background(), site.Source{Store: memory.New()}, site.OpenOptions{})
-	fmt.Println(errors.Is(err, site.ErrUnverified))
+	fmt.Println(errors.Is(err, site.ErrVerificationRequired))
 	// Output: true
 }

@@ -68,14 +68,14 @@ func ValidateChannel(name string) error {
 // holds the same content as root.Store. A channel that is at the root already stays as it is, unless its promotion has
 // ended, or Refresh renews it: then there is a new attestation. A stale channel is not renewed by its own name.
 //
-// Errors: [ErrUnverified] if root was opened without verification; those of [ValidateChannel]; [*OlderError];
+// Errors: [ErrVerificationRequired] if root was opened without verification; those of [ValidateChannel]; [*OlderError];
 // [*NotPromotedError]; a channel that belongs to something else.
 func Promote(ctx context.Context, target oras.GraphTarget, root *Root, opts PromoteOptions) (*Promoted, error) {
 	switch err := ValidateChannel(opts.Channel); {
 	case err != nil:
 		return nil, fmt.Errorf("channel %w", err)
 	case root.Verified == nil:
-		return nil, ErrUnverified
+		return nil, ErrVerificationRequired
 	case opts.By == "":
 		return nil, errors.New("promoter required: set By")
 	}

@@ -278,7 +278,7 @@ func TestPromoteRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.promote(unverified, site.PromoteOptions{Channel: "stable"}); !errors.Is(err, site.ErrUnverified) {
+	if _, err := r.promote(unverified, site.PromoteOptions{Channel: "stable"}); !errors.Is(err, site.ErrVerificationRequired) {
 		t.Errorf("unverified: %v", err)
 	}
 	if _, err := r.store.Resolve(t.Context(), "stable"); err == nil {

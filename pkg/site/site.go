@@ -54,8 +54,8 @@ type OpenOptions struct {
 	AllowRenamedTag bool
 }
 
-// ErrUnverified is the error of [Open] without a policy.
-var ErrUnverified = errors.New("verification required: set Policy (or AllowUnsigned)")
+// ErrVerificationRequired is the error of [Open] without a policy and without AllowUnsigned.
+var ErrVerificationRequired = errors.New("verification required: set Policy (or AllowUnsigned)")
 
 // Root is an opened bundle or runtime.
 type Root struct {
@@ -68,7 +68,7 @@ type Root struct {
 	Stale    *trust.StaleError
 }
 
-// Open verifies a root and opens it with all its bundles. Errors: [ErrUnverified]; those of [trust.Policy.Verify]; those of [bundle.OpenSet]; [*bundle.TagError] if the tag is a version other than
+// Open verifies a root and opens it with all its bundles. Errors: [ErrVerificationRequired]; those of [trust.Policy.Verify]; those of [bundle.OpenSet]; [*bundle.TagError] if the tag is a version other than
 // the signed one; [*trust.StaleError] if it is a channel that the policy refuses.
 func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
 	if src.Store == nil {
@@ -88,7 +88,7 @@ func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
 			return nil, err
 		}
 	case !opts.AllowUnsigned:
-		return nil, ErrUnverified
+		return nil, ErrVerificationRequired
 	}
 	set, err := bundle.OpenSet(ctx, src.Store, src.Root)
 	if err != nil {

@@ -16,9 +16,9 @@ import (
 // maxPatches is how many patches of kustomizations are tried for whether they change anything.
 const maxPatches = 40
 
-// idlePatches returns which patches with a target change nothing in what a kustomization renders to: each
-// was left out once. kustomize fails only for patches that name a resource themselves.
-func (in Input) idlePatches(names []string, rendered []byte) (notes []string) {
+// findUnusedPatches returns the patches with a target that change nothing in what a kustomization renders to: it
+// renders once without each. kustomize itself fails only for patches that name a resource.
+func (in Input) findUnusedPatches(names []string, rendered []byte) (notes []string) {
 	tried := 0
 	for _, name := range names {
 		i := slices.IndexFunc(in.Files, func(f bundle.File) bool { return path.Clean(f.Path) == name })

@@ -38,7 +38,7 @@ func TestAsked(t *testing.T) {
 			t.Parallel()
 			in := chartInput(c.files...)
 			in.Source.Helm = &bundle.Helm{Release: "rel", Namespace: "ns", Kubernetes: "1.34.0", APIVersions: c.apis}
-			got, err := render.ClusterQuestions(t.Context(), in)
+			got, err := render.ClusterQueries(t.Context(), in)
 			if err != nil || !slices.Equal(got, c.want) {
 				t.Errorf("got %q, %v, want %q", got, err, c.want)
 			}

@@ -16,7 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
-// asksCluster is in templates that ask the cluster for what is there or can be there.
+// asksCluster matches templates that query the cluster for its resources or APIs.
 var (
 	asksCluster = lazyregexp.New(`\blookup\b|\.APIVersions\b`)
 	askedAPI    = lazyregexp.New(`\.APIVersions\.Has\s+\(?\s*["` + "`" + `]([^"` + "`" + `\s]+)["` + "`" + `]`)
@@ -25,20 +25,20 @@ var (
 // maxAPIs is how many APIs are tried for whether a chart renders otherwise with them.
 const maxAPIs = 20
 
-// ClusterQuestions returns what a chart asks its cluster for where the answer decides what it renders to, a line
-// for the user each: `helm install` asks the cluster, which rendering never does. Errors are those
-// of [RenderSource].
-func ClusterQuestions(ctx context.Context, in Input) ([]string, error) {
+// ClusterQueries returns what a chart asks its cluster for, if the answer changes what the chart renders to: one
+// line for the user each. `helm install` queries the cluster; rendering never does. Errors are those of
+// [RenderSource].
+func ClusterQueries(ctx context.Context, in Input) ([]string, error) {
 	if in.Source.Template != bundle.TemplateHelm {
 		return nil, nil
 	}
 	var notes []string
 	in.Note = func(text string) { notes = append(notes, text) }
-	_, err := in.runTask(ctx, TaskAsked)
+	_, err := in.runTask(ctx, TaskClusterQueries)
 	return notes, err
 }
 
-func (in Input) findQuestions() (notes []string, err error) {
+func (in Input) findClusterQueries() (notes []string, err error) {
 	defer recoverEngine("helm", &err)
 	c, err := loadChart(in)
 	if err != nil {

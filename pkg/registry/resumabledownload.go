@@ -27,8 +27,8 @@ type resumableDownload struct {
 	closed bool
 }
 
-// openAtOffset requests the content from the current position to the end.
-func (d *resumableDownload) openAtOffset() error {
+// resume requests the content from the current position, at first 0, to the end.
+func (d *resumableDownload) resume() error {
 	header := http.Header{}
 	if d.offset > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", d.offset, d.desc.Size-1))
@@ -78,7 +78,7 @@ func (d *resumableDownload) Read(p []byte) (int, error) {
 	tries := retryState{repository: d.repository}
 	for {
 		start := time.Now()
-		n, err := d.readOnce(p)
+		n, err := d.readOrResume(p)
 		if slow := d.pace.addRead(d.repository.Reference.Host(), n, time.Since(start)); slow != nil {
 			return 0, slow
 		}
@@ -91,10 +91,11 @@ func (d *resumableDownload) Read(p []byte) (int, error) {
 	}
 }
 
-// readOnce reads once. After an error the connection is useless.
-func (d *resumableDownload) readOnce(p []byte) (int, error) {
+// readOrResume reads once, and resumes the download first if there is no connection. After an error the connection is
+// closed.
+func (d *resumableDownload) readOrResume(p []byte) (int, error) {
 	if d.body == nil {
-		if err := d.openAtOffset(); err != nil {
+		if err := d.resume(); err != nil {
 			return 0, err
 		}
 	}
