@@ -33,7 +33,7 @@ since the apply, by kapp's diff), and newer versions in its registry. --watch pr
 every change until all bundles are healthy.
 
 --all-namespaces requires permission to list ConfigMaps in all namespaces, and to read in each that has a runtime: one
-that cannot be read is an error, after the others have been printed.
+that cannot be read is an error, after the others have been printed. --watch notes it once and watches the others.
 
 --html also writes a page of the same for browsers: the layers as a picture coloured by health and drift,
 and the revisions. --receipts adds what sites say they applied.`,
@@ -84,54 +84,14 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 	if err != nil {
 		return err
 	}
-	news := &registryNews{app: a, asked: map[string]revisionNews{}}
-	pages := &statusPages{app: a, graphs: map[string]*graph.Graph{}}
-	began := time.Now()
-	said := began
-	for last := ""; ; {
-		all, unread := a.listStatus(ctx, cluster, name, o, f.parallel)
-		if unread != nil && len(all) == 0 {
-			return unread
-		}
-		views, well := []result.RuntimeStatus{}, true
-		for _, s := range all {
-			var known revisionNews
-			if !o.offline {
-				known = news.askRegistry(ctx, s.Revision)
-			}
-			view := describeStatus(s.namespace, s.RuntimeStatus, known.newer)
-			view.Stale = known.stale
-			views = append(views, view)
-			well = well && s.Health() == deploy.Healthy && !s.HasDrifted()
-		}
-		if len(views) == 0 && !o.watch {
-			a.noteNothingApplied(ctx, cluster, o)
-		}
-		var text strings.Builder
-		writeStatus(&text, views, o)
-		if text.String() != last || !o.watch || unread != nil {
-			last, said = text.String(), time.Now()
-			if o.page != "" {
-				if err := pages.writeStatusPage(ctx, cluster, views, o, f.Context); err != nil {
-					return err
-				}
-			}
-			failed := unread
-			if failed == nil && !o.watch && o.exitCode && !well {
-				failed = errChanges
-			}
-			r := &result.Status{Runtimes: views}
-			if err := a.printResult(ctx, f.format, r, failed, func(w io.Writer) { writeStatus(w, views, o) }); err != nil {
-				return err
-			}
-		}
-		switch {
-		case !o.watch || well:
-			return nil
-		}
-		if time.Since(said) >= remindEvery {
-			said = time.Now()
-			a.ui.Say("waiting for %s (%s so far)", strings.Join(unhealthyBundles(views, o), ", "), time.Since(began).Round(time.Second))
+	w := &statusWatch{
+		app: a, cluster: cluster, name: name, statusOptions: o, flags: f,
+		news: &registryNews{app: a, asked: map[string]revisionNews{}}, pages: &statusPages{app: a, graphs: map[string]*graph.Graph{}},
+		began: time.Now(), said: time.Now(), noted: map[string]bool{},
+	}
+	for {
+		if ended, err := w.showStatus(ctx); ended || err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -141,43 +101,179 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 	}
 }
 
+// statusWatch shows the status, again on every change if it is watched.
+type statusWatch struct {
+	*app
+	statusOptions
+	cluster *deploy.Cluster
+	name    string
+	flags   clusterFlags
+	news    *registryNews
+	pages   *statusPages
+	// began is when the watch did, said when it last printed anything.
+	began, said time.Time
+	// last is what was printed last, noted are the namespaces that were said to be unreadable.
+	last  string
+	noted map[string]bool
+}
+
+// showStatus prints the status if it differs from what was printed last, and reports whether nothing is left to wait for.
+// A namespace that cannot be read is noted while the others are watched, and is an error at the end.
+func (w *statusWatch) showStatus(ctx context.Context) (ended bool, err error) {
+	seen, err := w.readStatus(ctx)
+	if err != nil {
+		return true, err
+	}
+	if len(seen.views) == 0 && !w.watch {
+		w.noteNothingApplied(ctx, w.cluster, w.statusOptions)
+	}
+	if !w.watch || seen.isWell {
+		return true, w.printLastStatus(ctx, seen)
+	}
+	for _, u := range seen.unread {
+		if !w.noted[u.namespace] {
+			w.noted[u.namespace] = true
+			w.ui.Note("note: %v", u)
+		}
+	}
+	if text := seen.formatText(w.statusOptions); text != w.last {
+		w.last, w.said = text, time.Now()
+		return false, w.printStatus(ctx, seen)
+	}
+	if time.Since(w.said) >= remindEvery {
+		w.said = time.Now()
+		w.ui.Say("waiting for %s (%s so far)", strings.Join(unhealthyBundles(seen.views, w.statusOptions), ", "), time.Since(w.began).Round(time.Second))
+	}
+	return false, nil
+}
+
+// printStatus prints a status after which others follow.
+func (w *statusWatch) printStatus(ctx context.Context, seen *seenStatus) error {
+	if err := w.writePage(ctx, seen); err != nil {
+		return err
+	}
+	r := &result.Status{Runtimes: seen.views}
+	if unread := seen.joinUnread(); unread != nil {
+		r.SetError(w.describeError(ctx, unread))
+	}
+	return w.ui.Result(w.flags.format, r, func(out io.Writer) { writeStatus(out, seen.views, w.statusOptions) })
+}
+
+// printLastStatus prints the only status, or the last of a watch, and returns as an error what could not be read.
+func (w *statusWatch) printLastStatus(ctx context.Context, seen *seenStatus) error {
+	if err := w.writePage(ctx, seen); err != nil {
+		return err
+	}
+	failed := seen.joinUnread()
+	if failed == nil && w.exitCode && !seen.isWell {
+		failed = errChanges
+	}
+	r := &result.Status{Runtimes: seen.views}
+	return w.printResult(ctx, w.flags.format, r, failed, func(out io.Writer) { writeStatus(out, seen.views, w.statusOptions) })
+}
+
+func (w *statusWatch) writePage(ctx context.Context, seen *seenStatus) error {
+	if w.page == "" {
+		return nil
+	}
+	return w.pages.writeStatusPage(ctx, w.cluster, seen.views, w.statusOptions, w.flags.Context)
+}
+
+// seenStatus is the status at one time.
+type seenStatus struct {
+	views []result.RuntimeStatus
+	// isWell is set if all runtimes are healthy and as they were applied.
+	isWell bool
+	// unread are the namespaces that could not be read.
+	unread []*unreadError
+}
+
+// unreadError is the error of a namespace that cannot be read.
+type unreadError struct {
+	namespace string
+	cause     error
+}
+
+func (e *unreadError) Error() string {
+	return fmt.Sprintf("show the status in namespace %s: %v", e.namespace, e.cause)
+}
+
+func (e *unreadError) Unwrap() error { return e.cause }
+
+// joinUnread returns the error of all namespaces that could not be read; nil for none.
+func (s *seenStatus) joinUnread() error {
+	var all []error
+	for _, u := range s.unread {
+		all = append(all, u)
+	}
+	return errors.Join(all...)
+}
+
+// formatText returns the status as text, by which a change is recognized.
+func (s *seenStatus) formatText(o statusOptions) string {
+	var text strings.Builder
+	writeStatus(&text, s.views, o)
+	for _, u := range s.unread {
+		fmt.Fprintln(&text, u.namespace)
+	}
+	return text.String()
+}
+
+// readStatus returns what can be read; an error if that is nothing.
+func (w *statusWatch) readStatus(ctx context.Context) (*seenStatus, error) {
+	all, unread, err := w.listStatus(ctx, w.cluster, w.name, w.statusOptions, w.flags.parallel)
+	if err != nil {
+		return nil, err
+	}
+	seen := &seenStatus{views: []result.RuntimeStatus{}, isWell: true, unread: unread}
+	if len(all) == 0 && len(unread) > 0 {
+		return nil, seen.joinUnread()
+	}
+	for _, s := range all {
+		var known revisionNews
+		if !w.offline {
+			known = w.news.askRegistry(ctx, s.Revision)
+		}
+		view := describeStatus(s.namespace, s.RuntimeStatus, known.newer)
+		view.Stale = known.stale
+		seen.views = append(seen.views, view)
+		seen.isWell = seen.isWell && s.Health() == deploy.Healthy && !s.HasDrifted()
+	}
+	return seen, nil
+}
+
 // placedStatus is the status of a runtime in a namespace.
 type placedStatus struct {
 	deploy.RuntimeStatus
 	namespace string
 }
 
-// listStatus returns the status of a runtime, or of all for "", in the cluster's namespace or everywhere. With an error it
-// returns the status of those that could be read.
-func (a *app) listStatus(ctx context.Context, cluster *deploy.Cluster, name string, o statusOptions, parallel int) ([]placedStatus, error) {
+// listStatus returns the status of a runtime, or of all for "", in the cluster's namespace or everywhere, and the namespaces
+// that could not be read where others may have been.
+func (a *app) listStatus(ctx context.Context, cluster *deploy.Cluster, name string, o statusOptions, parallel int) (found []placedStatus, unread []*unreadError, err error) {
 	namespaces := []string{cluster.Namespace()}
 	if o.everywhere {
-		var err error
 		if namespaces, err = cluster.ListNamespaces(ctx, name); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	var (
-		found  []placedStatus
-		unread []error
-	)
 	for _, namespace := range namespaces {
 		all, err := cluster.WithNamespace(namespace).Status(ctx, name, deploy.Options{Parallel: parallel})
 		switch {
 		case ctx.Err() != nil || err != nil && !o.everywhere:
-			return nil, cmp.Or(ctx.Err(), err)
+			return nil, nil, cmp.Or(ctx.Err(), err)
 		case errors.Is(err, deploy.ErrNotInstalled): // it has been deleted since it was listed
 		case err != nil:
-			unread = append(unread, fmt.Errorf("show the status in namespace %s: %w", namespace, err))
+			unread = append(unread, &unreadError{namespace, err})
 		}
 		for _, s := range all {
 			found = append(found, placedStatus{s, namespace})
 		}
 	}
 	if o.everywhere && name != "" && len(found)+len(unread) == 0 {
-		return nil, fmt.Errorf("%s: %w in any namespace", name, deploy.ErrNotInstalled)
+		return nil, nil, fmt.Errorf("%s: %w in any namespace", name, deploy.ErrNotInstalled)
 	}
-	return found, errors.Join(unread...)
+	return found, unread, nil
 }
 
 // revisionNews is what the registry of a revision has of it: newer versions, and why its channels are stale.
