@@ -170,7 +170,7 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 				return nil, err
 			}
 		}
-		if err := refuseOtherParity(file, f.parity.volumes); err != nil {
+		if err := refuseOtherParity(ctx, file, f.parity.volumes); err != nil {
 			return nil, err
 		}
 	}

@@ -177,7 +177,7 @@ func refuseOtherImages(ctx context.Context, name string) error {
 		return err
 	}
 	defer file.Close()
-	stream, err := archive.OpenStream(file)
+	stream, err := archive.OpenStream(ctx, file)
 	if err != nil {
 		return &otherArchiveError{name, fmt.Sprintf("something other than images for nodes (%v)", err)}
 	}

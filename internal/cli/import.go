@@ -92,7 +92,7 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 	if options.Preserve, err = f.preserveNames(to, client); err != nil {
 		return err
 	}
-	if archives, err = a.findVolumes(archives); err != nil {
+	if archives, err = a.findVolumes(ctx, archives); err != nil {
 		return err
 	}
 	if f.dryRun {
@@ -129,7 +129,7 @@ func (a *app) importFrom(ctx context.Context, archives []string, dst place.Targe
 			}
 			in = file
 		}
-		stream, err := archive.OpenStream(in)
+		stream, err := archive.OpenStream(ctx, in)
 		if err != nil {
 			return nil, err
 		}
@@ -141,7 +141,7 @@ func (a *app) importFrom(ctx context.Context, archives []string, dst place.Targe
 			return nil, &usageError{fmt.Errorf("- cannot be combined with other archives")}
 		}
 	}
-	store, err := archive.Open(archives...)
+	store, err := archive.Open(ctx, archives...)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +171,7 @@ func (a *app) compareImport(ctx context.Context, archives []string, to place.Pla
 
 // planImport returns what an import would do.
 func planImport(ctx context.Context, archives []string, to place.Place, dst place.Target, o transfer.Options) (*result.Transfer, error) {
-	store, err := archive.Open(archives...)
+	store, err := archive.Open(ctx, archives...)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func planImport(ctx context.Context, archives []string, to place.Place, dst plac
 
 // findVolumes adds the volumes next to those that are named. One that does not open with them is left out with a note: it
 // may still be on its way, or be of another export. What is read as a stream stays alone.
-func (a *app) findVolumes(archives []string) ([]string, error) {
+func (a *app) findVolumes(ctx context.Context, archives []string) ([]string, error) {
 	if slices.ContainsFunc(archives, func(name string) bool { return name == "-" || strings.HasSuffix(name, ".zst") }) {
 		return archives, nil
 	}
@@ -200,14 +200,18 @@ func (a *app) findVolumes(archives []string) ([]string, error) {
 	}
 	all, err := archive.AddSiblings(archives...)
 	switch {
-	case err != nil, len(all) == len(archives), tryVolumes(all) == nil:
+	case err != nil, len(all) == len(archives), tryVolumes(ctx, all) == nil:
 		return all, err
-	case tryVolumes(archives) != nil:
+	case tryVolumes(ctx, archives) != nil:
 		return archives, nil // the import says why
 	}
 	usable := slices.Clone(archives)
 	for _, sibling := range all[len(archives):] {
-		if err := tryVolumes(append(slices.Clone(archives), sibling)); err != nil {
+		err := tryVolumes(ctx, append(slices.Clone(archives), sibling))
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
 			a.ui.Note("note: %s is left out: %v", sibling, err)
 			continue
 		}
@@ -217,8 +221,8 @@ func (a *app) findVolumes(archives []string) ([]string, error) {
 }
 
 // tryVolumes reports why volumes cannot be opened together.
-func tryVolumes(names []string) error {
-	s, err := archive.Open(names...)
+func tryVolumes(ctx context.Context, names []string) error {
+	s, err := archive.Open(ctx, names...)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func (a *app) importFirst(ctx context.Context, p *preparedRoot, clusters []*depl
 	if err != nil {
 		return err
 	}
-	volumes, err := a.findVolumes([]string{p.File})
+	volumes, err := a.findVolumes(ctx, []string{p.File})
 	if err != nil {
 		return err
 	}

@@ -79,9 +79,9 @@ func (a *app) writeParityVolumes(ctx context.Context, file string, names []strin
 }
 
 // refuseOtherParity returns an error if there is something else where volumes of parity are to be written.
-func refuseOtherParity(file string, n int) error {
+func refuseOtherParity(ctx context.Context, file string, n int) error {
 	for _, name := range archive.ParityVolumeNames(file, n) {
-		if info, err := os.Lstat(name); err == nil && info.Size() > 0 && !archive.HoldsParity(name) {
+		if info, err := os.Lstat(name); err == nil && info.Size() > 0 && !archive.HoldsParity(ctx, name) {
 			return &otherArchiveError{name, "something other than a volume of parity"}
 		}
 	}

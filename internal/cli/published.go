@@ -57,7 +57,7 @@ func listArchive(ctx context.Context, name string) ([]transfer.Source, error) {
 		return nil, err
 	}
 	defer file.Close()
-	stream, err := archive.OpenStream(file)
+	stream, err := archive.OpenStream(ctx, file)
 	if err != nil {
 		return nil, err
 	}

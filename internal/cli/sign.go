@@ -286,7 +286,7 @@ func (a *app) openWritable(ctx context.Context, at *openedReference) (place.Targ
 		store, err := at.Create(ctx, at.client)
 		return store, func() error { return nil }, err
 	}
-	amended, err := archive.OpenAmendment(at.File)
+	amended, err := archive.OpenAmendment(ctx, at.File)
 	if err != nil {
 		return nil, nil, err
 	}

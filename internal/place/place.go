@@ -221,7 +221,7 @@ func (p Place) Open(ctx context.Context, client *registry.Client) (Store, error)
 	case p.Dir != "":
 		return layout.Open(p.Dir)
 	case p.File != "":
-		return archive.OpenSet(p.File)
+		return archive.OpenSet(ctx, p.File)
 	}
 	return client.Repository(ctx, p.Repository)
 }

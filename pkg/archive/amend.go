@@ -42,13 +42,13 @@ type Amendment struct {
 // OpenAmendment opens an archive to attach to its content. It refuses a volume of several, which all
 // have the same index, and archives that krtpkg did not make, which an export would write differently.
 // It returns the errors of [Open].
-func OpenAmendment(file string) (*Amendment, error) {
+func OpenAmendment(ctx context.Context, file string) (*Amendment, error) {
 	// A link keeps pointing to the archive.
 	file, err := filepath.EvalSymlinks(file)
 	if err != nil {
 		return nil, err
 	}
-	s, err := Open(file)
+	s, err := Open(ctx, file)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ func CheckStream(ctx context.Context, r io.Reader, report progress.Func) (*Check
 
 // checkStream is CheckStream with what the archive holds, where that is known before.
 func checkStream(ctx context.Context, r io.Reader, held []ocispec.Descriptor, report progress.Func) (*CheckResult, error) {
-	s, err := OpenStream(r)
+	s, err := OpenStream(ctx, r)
 	if err != nil {
 		return nil, err
 	}

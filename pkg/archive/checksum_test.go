@@ -46,7 +46,7 @@ func TestDamagedNames(t *testing.T) {
 		damaged := bytes.Clone(whole)
 		damaged[at] ^= 1
 		name := writeFile(t, damaged)
-		if _, err := archive.Open(name); !errors.Is(err, archive.ErrDamaged) {
+		if _, err := archive.Open(t.Context(), name); !errors.Is(err, archive.ErrDamaged) {
 			t.Errorf("byte %d, in place: %v", at, err)
 		}
 		if _, err := archive.CheckFile(t.Context(), name, nil); !errors.Is(err, archive.ErrDamaged) {
@@ -70,7 +70,7 @@ func TestNamesWithoutChecksum(t *testing.T) {
 		if err := readAll(t.Context(), bytes.NewReader(data)); err != nil {
 			t.Errorf("%s, as a stream: %v", tag, err)
 		}
-		store, err := archive.Open(writeFile(t, data))
+		store, err := archive.Open(t.Context(), writeFile(t, data))
 		if err != nil {
 			t.Errorf("%s, in place: %v", tag, err)
 			continue
@@ -126,7 +126,7 @@ func TestDamagedNamesOfVolume(t *testing.T) {
 		t.Errorf("size %d, want %d; error %v", size, len(whole), err)
 	}
 	damaged := bytes.Replace(whole, []byte("example:1.0.0"), []byte("example:1.0.1"), 1)
-	_, err = archive.Open(writeFile(t, damaged))
+	_, err = archive.Open(t.Context(), writeFile(t, damaged))
 	if !errors.Is(err, archive.ErrDamaged) || !strings.Contains(err.Error(), "index.json does not match its checksum") {
 		t.Errorf("got %v", err)
 	}

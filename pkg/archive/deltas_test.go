@@ -80,7 +80,7 @@ func openBytes(t *testing.T, data []byte) (*archive.Store, error) {
 	if err := os.WriteFile(file, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	store, err := archive.Open(file)
+	store, err := archive.Open(t.Context(), file)
 	if err == nil {
 		t.Cleanup(func() {
 			if err := store.Close(); err != nil {
@@ -103,7 +103,7 @@ func TestDeltasAreListed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := archive.OpenStream(bytes.NewReader(data))
+	stream, err := archive.OpenStream(t.Context(), bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestDeltasAreListed(t *testing.T) {
 func TestReadersWithoutDeltas(t *testing.T) {
 	t.Parallel()
 	data, _ := withDelta(t, nil)
-	stream, err := archive.OpenStream(bytes.NewReader(data))
+	stream, err := archive.OpenStream(t.Context(), bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestReadersWithoutDeltas(t *testing.T) {
 	if _, err := openBytes(t, later); !errors.As(err, &feature) || !strings.Contains(err.Error(), "update krtpkg") {
 		t.Errorf("in place: %v", err)
 	}
-	if _, err := archive.OpenStream(bytes.NewReader(later)); !errors.As(err, &feature) {
+	if _, err := archive.OpenStream(t.Context(), bytes.NewReader(later)); !errors.As(err, &feature) {
 		t.Errorf("stream: %v", err)
 	}
 }
@@ -164,7 +164,7 @@ func TestDamagedListsOfDeltas(t *testing.T) {
 		"other digest":  func(m *ocispec.Manifest) { m.Layers[0].Digest = "sha256:no" },
 	} {
 		data, _ := withDelta(t, change)
-		if _, err := archive.OpenStream(bytes.NewReader(data)); !errors.Is(err, archive.ErrDamaged) {
+		if _, err := archive.OpenStream(t.Context(), bytes.NewReader(data)); !errors.Is(err, archive.ErrDamaged) {
 			t.Errorf("%s, stream: %v", name, err)
 		}
 		store, err := openBytes(t, data)

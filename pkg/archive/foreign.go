@@ -59,7 +59,10 @@ func (s *Store) detectManifests(ctx context.Context) error {
 	if s.inOrder {
 		inOrder := true
 		for d := range s.manifests {
-			isManifest, err := s.looksLikeManifest(ctx, d)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			isManifest, err := s.looksLikeManifest(d)
 			if err != nil {
 				return err
 			}
@@ -71,7 +74,10 @@ func (s *Store) detectManifests(ctx context.Context) error {
 	}
 	found := map[digest.Digest]bool{}
 	for d := range s.blobs {
-		isManifest, err := s.looksLikeManifest(ctx, d)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		isManifest, err := s.looksLikeManifest(d)
 		if err != nil {
 			return err
 		}
@@ -88,7 +94,7 @@ func (s *Store) detectManifests(ctx context.Context) error {
 	return nil // what stands where manifests should is what is wrong
 }
 
-func (s *Store) looksLikeManifest(_ context.Context, d digest.Digest) (bool, error) {
+func (s *Store) looksLikeManifest(d digest.Digest) (bool, error) {
 	at := s.blobs[d]
 	if at.size > oci.MaxManifest || at.size == 0 {
 		return false, nil
@@ -117,7 +123,7 @@ func CheckFile(ctx context.Context, name string, report progress.Func) (*CheckRe
 	}
 	var held []ocispec.Descriptor
 	// What cannot be opened, such as a compressed archive, is told by reading it.
-	if store, err := openAlone(name); err == nil {
+	if store, err := openAlone(ctx, name); err == nil {
 		held = store.ListContents()
 		if err := store.Close(); err != nil {
 			return nil, err
@@ -127,7 +133,7 @@ func CheckFile(ctx context.Context, name string, report progress.Func) (*CheckRe
 	if !errors.Is(err, ErrOrder) {
 		return c, err
 	}
-	store, err := openAlone(name)
+	store, err := openAlone(ctx, name)
 	if err != nil {
 		return nil, err
 	}

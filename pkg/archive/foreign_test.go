@@ -111,7 +111,7 @@ func TestForeignArchives(t *testing.T) {
 		if !errors.As(err, &foreign) || !strings.Contains(err.Error(), c.want) || foreign.Hint == "" || errors.Is(err, archive.ErrDamaged) {
 			t.Errorf("%s: check: %v", name, err)
 		}
-		if _, err := archive.Open(writeFile(t, c.data)); !errors.As(err, &foreign) || !strings.Contains(err.Error(), c.want) {
+		if _, err := archive.Open(t.Context(), writeFile(t, c.data)); !errors.As(err, &foreign) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: open: %v", name, err)
 		}
 	}
@@ -137,7 +137,7 @@ func TestForeignArchives(t *testing.T) {
 		if _, err := archive.CheckFile(t.Context(), name, nil); err != nil {
 			t.Errorf("%s: %v", want, err)
 		}
-		store, err := archive.Open(name)
+		store, err := archive.Open(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)
 		}

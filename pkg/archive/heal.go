@@ -210,7 +210,7 @@ func (s *Store) nameLost(ctx context.Context, file archiveFile, lost []parity.Ra
 
 // surveyFile returns what of a file with parity is damaged; nil if nothing is, or if it has no parity.
 func surveyFile(ctx context.Context, name string, report progress.Func) (*DamageError, error) {
-	if store, err := openAlone(name); err == nil {
+	if store, err := openAlone(ctx, name); err == nil {
 		defer store.Close()
 		found, err := store.Survey(ctx, report)
 		var damage *DamageError
@@ -221,7 +221,7 @@ func surveyFile(ctx context.Context, name string, report progress.Func) (*Damage
 	}
 	file, err := openProtected(ctx, name)
 	if err != nil || file == nil {
-		return nil, nil //nolint:nilerr // the check that follows says what is wrong with it
+		return nil, ctx.Err() //nolint:nilerr // the check that follows says what is wrong with it
 	}
 	defer file.Close()
 	found, err := file.survey(ctx, report)
@@ -292,7 +292,7 @@ func Repair(ctx context.Context, name string, o RepairOptions) (*Repaired, error
 			err = fmt.Errorf("%s, with %w: %w", name, errNoSet, fs.ErrNotExist)
 		}
 		return r, err
-	case errors.Is(err, ErrDamaged), err == nil && file == nil && isDamaged(name):
+	case errors.Is(err, ErrDamaged), err == nil && file == nil && isDamaged(ctx, name):
 		// Cut off, empty, or overwritten as a whole.
 		r, remakeErr := remakeVolume(ctx, name, target, o)
 		switch {
@@ -305,7 +305,7 @@ func Repair(ctx context.Context, name string, o RepairOptions) (*Repaired, error
 	case err != nil:
 		return nil, err
 	case file == nil:
-		return nil, ErrNoParity
+		return nil, cmp.Or(ctx.Err(), ErrNoParity)
 	}
 	defer file.Close()
 	found, err := surveyFile(ctx, name, o.Progress)
@@ -328,8 +328,8 @@ func Repair(ctx context.Context, name string, o RepairOptions) (*Repaired, error
 }
 
 // isDamaged reports whether a file without parity cannot be opened as an archive since it is damaged.
-func isDamaged(name string) bool {
-	store, err := openAlone(name)
+func isDamaged(ctx context.Context, name string) bool {
+	store, err := openAlone(ctx, name)
 	if err == nil {
 		err = store.Close()
 	}

@@ -120,7 +120,7 @@ func readAll(ctx context.Context, r io.Reader) error {
 
 // readInPlace opens a file and reads all that is in it.
 func readInPlace(ctx context.Context, name string) error {
-	store, err := archive.Open(name)
+	store, err := archive.Open(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -320,7 +320,7 @@ func TestTruncated(t *testing.T) {
 		if err := os.WriteFile(name, whole[:n], 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := archive.Open(name); !errors.Is(err, archive.ErrDamaged) {
+		if _, err := archive.Open(t.Context(), name); !errors.Is(err, archive.ErrDamaged) {
 			t.Errorf("%d of %d bytes, in place: %v", n, len(whole), err)
 		}
 	}
@@ -422,7 +422,7 @@ func TestOfOthers(t *testing.T) {
 	if err := readInPlace(t.Context(), name); err != nil {
 		t.Error(err)
 	}
-	store, err := archive.Open(name)
+	store, err := archive.Open(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}

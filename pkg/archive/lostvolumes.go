@@ -81,12 +81,12 @@ func (f *remadeFile) size() int64                { return f.geometry.End() + int
 
 // openLostVolumes adds the volumes that are not among the files but can be read from them and from volumes of parity next
 // to them. What cannot be read so stays absent, and whoever needs it says so; the error tells why.
-func (s *Store) openLostVolumes(names []string) error {
+func (s *Store) openLostVolumes(ctx context.Context, names []string) error {
 	absent := s.AbsentVolumes()
 	if len(absent) == 0 {
 		return nil
 	}
-	set, err := openVolumeSet(context.Background(), names[0])
+	set, err := openVolumeSet(ctx, names[0])
 	if errors.Is(err, errNoSet) {
 		return nil
 	}
@@ -105,7 +105,7 @@ func (s *Store) openLostVolumes(names []string) error {
 		if set.present[number-1] {
 			continue // it was left out on purpose
 		}
-		if err := s.openLostVolume(number); err != nil {
+		if err := s.openLostVolume(ctx, number); err != nil {
 			failures = append(failures, fmt.Errorf("restore volume %d: %w", number, err))
 			continue
 		}
@@ -115,12 +115,12 @@ func (s *Store) openLostVolumes(names []string) error {
 }
 
 // openLostVolume adds a volume that is read from the others.
-func (s *Store) openLostVolume(number int) error {
+func (s *Store) openLostVolume(ctx context.Context, number int) error {
 	file, err := s.set.openRemade(number - 1)
 	if err != nil {
 		return err
 	}
-	found, err := s.scanFile(file)
+	found, err := s.scanFile(ctx, file)
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,7 @@ func writeProtected(t testing.TB, c archive.Contents, from content.Fetcher) (nam
 
 // readEverything reads all content in place and verifies it.
 func readEverything(ctx context.Context, name string) error {
-	store, err := archive.Open(name)
+	store, err := archive.Open(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -391,7 +391,7 @@ func TestParityVolumes(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		store, err := archive.Open(names...)
+		store, err := archive.Open(t.Context(), names...)
 		if err != nil {
 			return err
 		}
@@ -533,7 +533,7 @@ func TestParityVolumes(t *testing.T) {
 	if err := errors.Join(os.Remove(some[1]), os.Remove(some[2]), os.WriteFile(some[3], torn, 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	store, err := archive.Open(some[4])
+	store, err := archive.Open(t.Context(), some[4])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -590,7 +590,7 @@ func TestParityVolumes(t *testing.T) {
 	// A volume of parity is no archive, and heals itself.
 	names, parityNames := write(t)
 	var foreign *archive.ForeignError
-	if _, err := archive.Open(parityNames[0]); !errors.As(err, &foreign) {
+	if _, err := archive.Open(t.Context(), parityNames[0]); !errors.As(err, &foreign) {
 		t.Errorf("opened: %v", err)
 	}
 	if _, err := archive.CheckParityVolume(t.Context(), parityNames[0], nil); err != nil {

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -87,7 +88,7 @@ func (s *tarScanner) nextFile() (name string, offset, size int64, err error) {
 			return "", 0, 0, s.checkEnd()
 		}
 		if err != nil {
-			return "", 0, 0, fmt.Errorf("at byte %d: %w: %w", s.read.n, unexpectedEOF(err), ErrDamaged)
+			return "", 0, 0, markDamaged(fmt.Errorf("at byte %d: %w", s.read.n, unexpectedEOF(err)))
 		}
 		name, err := s.checkHeader(h)
 		if err == errDockerSave {
@@ -242,9 +243,17 @@ func readLimited(r io.Reader, name string, size, limit int64) ([]byte, error) {
 	}
 	data := make([]byte, size)
 	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", name, unexpectedEOF(err), ErrDamaged)
+		return nil, markDamaged(fmt.Errorf("%s: %w", name, unexpectedEOF(err)))
 	}
 	return data, nil
+}
+
+// markDamaged returns the error of a read as [ErrDamaged], unless a context ended the read.
+func markDamaged(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, ErrDamaged)
 }
 
 // namedContent is what the manifests of an archive name.

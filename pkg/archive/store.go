@@ -39,8 +39,9 @@ type Store struct {
 	// remade are the numbers of volumes that are read from the others, by volumes.
 	remade []int
 	set    *volumeSet
-	// referrers are all there are, found once.
-	referrers func() (map[digest.Digest][]ocispec.Descriptor, error)
+	// referrers are all there are; nil until they were looked for.
+	referrers   map[digest.Digest][]ocispec.Descriptor
+	referrersMu sync.Mutex
 }
 
 // blobSections are the places of content in the files.
@@ -52,41 +53,48 @@ type fileSection struct {
 }
 
 // Open opens an archive, or some volumes of one. It looks at every entry, so damaged archives and
-// unexpected entries are errors here; contents are checked as they are read. It returns [ErrDamaged].
+// unexpected entries are errors here; contents are checked as they are read. It returns [ErrDamaged], and the error of the
+// context, which ends it between two entries and has no part in what is read later.
 // What has parity is healed as it is read, and volumes that are lost, or too damaged to be opened, are read from the others
 // where volumes of parity are next to them ([Store.Survey], [Store.Remade]).
-func Open(names ...string) (*Store, error) {
-	s, damaged, err := openFiles(names)
+func Open(ctx context.Context, names ...string) (*Store, error) {
+	s, damaged, err := openFiles(ctx, names)
 	if err != nil {
 		return nil, err
 	}
-	lost := s.openLostVolumes(names)
+	lost := s.openLostVolumes(ctx, names)
+	if ctx.Err() != nil {
+		return nil, errors.Join(ctx.Err(), s.Close())
+	}
 	for name, err := range damaged {
 		if !s.hasVolume(name) {
 			return nil, errors.Join(err, lost, s.Close())
 		}
 	}
-	return s.finish(names)
+	return s.finish(ctx, names)
 }
 
 // openAlone is [Open] without volumes that were not named.
-func openAlone(name string) (*Store, error) {
-	s, damaged, err := openFiles([]string{name})
+func openAlone(ctx context.Context, name string) (*Store, error) {
+	s, damaged, err := openFiles(ctx, []string{name})
 	if err != nil {
 		return nil, err
 	}
 	if err := damaged[name]; err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	return s.finish([]string{name})
+	return s.finish(ctx, []string{name})
 }
 
 // openFiles opens files, and returns the errors of volumes that are damaged: others may restore them.
-func openFiles(names []string) (_ *Store, damaged map[string]error, err error) {
+func openFiles(ctx context.Context, names []string) (_ *Store, damaged map[string]error, err error) {
 	s := &Store{blobs: blobSections{}, manifests: map[digest.Digest]bool{}, volumes: map[int]string{}, whole: map[archiveFile]bool{}, inOrder: true}
 	damaged = map[string]error{}
 	for _, name := range names {
-		err := s.openFile(name)
+		err := s.openFile(ctx, name)
+		if ctx.Err() != nil {
+			return nil, nil, errors.Join(ctx.Err(), s.Close())
+		}
 		if err != nil {
 			err = fmt.Errorf("archive %s: %w", name, err)
 		}
@@ -100,24 +108,21 @@ func openFiles(names []string) (_ *Store, damaged map[string]error, err error) {
 }
 
 // finish returns the store, or closes it.
-func (s *Store) finish(names []string) (*Store, error) {
+func (s *Store) finish(ctx context.Context, names []string) (*Store, error) {
 	s.View = &layout.View{
 		Blobs: setBlobs{s.blobs, s}, Name: strings.Join(names, ", "),
 		Index: func() (ocispec.Index, error) { return s.info.Index, nil },
 	}
 	if s.info.hasOrder {
-		if err := s.detectManifests(context.Background()); err != nil {
+		if err := s.detectManifests(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("archive %s: %w", s.Name, err), s.Close())
 		}
 	}
-	s.referrers = sync.OnceValues(func() (map[digest.Digest][]ocispec.Descriptor, error) {
-		return s.AllReferrers(context.Background())
-	})
 	return s, nil
 }
 
-func (s *Store) openFile(name string) error {
-	file, err := openArchiveFile(context.Background(), name)
+func (s *Store) openFile(ctx context.Context, name string) error {
+	file, err := openArchiveFile(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -126,7 +131,7 @@ func (s *Store) openFile(name string) error {
 	if isHealed && shared != nil {
 		healed.shareSet(shared)
 	}
-	found, err := s.scanFile(file)
+	found, err := s.scanFile(ctx, file)
 	if err != nil {
 		if isHealed && shared != nil {
 			healed.set = nil // the others still need it
@@ -234,7 +239,7 @@ type scannedFile struct {
 }
 
 // scanFile finds where everything is.
-func (s *Store) scanFile(file archiveFile) (*scannedFile, error) {
+func (s *Store) scanFile(ctx context.Context, file archiveFile) (*scannedFile, error) {
 	if err := refuseCompressed(file); err != nil {
 		return nil, err
 	}
@@ -243,6 +248,9 @@ func (s *Store) scanFile(file archiveFile) (*scannedFile, error) {
 	found := &scannedFile{file: file, blobs: blobSections{}, manifests: map[digest.Digest]bool{}, inOrder: true}
 	scanner := newScanner(io.NewSectionReader(file, 0, file.size()))
 	for n := 0; ; n++ {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		name, offset, size, err := scanner.nextFile()
 		if err == io.EOF {
 			break
@@ -308,9 +316,17 @@ func (a indexInfo) archiveID() string {
 }
 
 // Predecessors lists the manifests whose subject a node is.
-func (s *Store) Predecessors(_ context.Context, node ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-	all, err := s.referrers()
-	return all[node.Digest], err
+func (s *Store) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	s.referrersMu.Lock()
+	defer s.referrersMu.Unlock()
+	if s.referrers == nil {
+		all, err := s.AllReferrers(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.referrers = all
+	}
+	return s.referrers[node.Digest], nil
 }
 
 // Close closes the files.

@@ -38,9 +38,10 @@ type Stream struct {
 	close func()
 }
 
-// OpenStream reads the beginning of an archive. Errors: [ErrDamaged].
-func OpenStream(r io.Reader) (_ *Stream, err error) {
-	buffered := bufio.NewReaderSize(r, 1<<20)
+// OpenStream reads the beginning of an archive. The context ends this and all that is read of the stream later. Errors:
+// [ErrDamaged].
+func OpenStream(ctx context.Context, r io.Reader) (_ *Stream, err error) {
+	buffered := bufio.NewReaderSize(contextReader{ctx, r}, 1<<20)
 	s := &Stream{manifests: manifestContents{}, kept: manifestContents{}, named: newWanted(), seen: map[digest.Digest]bool{}, close: func() {}}
 	magic, err := buffered.Peek(len(zstdMagic))
 	switch {
@@ -238,7 +239,7 @@ func (v *verifiedReader) Read(p []byte) (int, error) {
 	v.left -= int64(n)
 	switch {
 	case err != nil && err != io.EOF:
-		return n, fmt.Errorf("%w: %w", err, ErrDamaged)
+		return n, markDamaged(err)
 	case v.left == 0 && !v.hash.Verified():
 		return 0, content.ErrMismatchedDigest
 	case v.left > 0 && err == io.EOF:

@@ -143,12 +143,12 @@ func Siblings(name string) ([]string, bool) {
 
 // OpenSet opens an archive. If it is a volume, it also opens the others next to it ([AddSiblings]). It
 // returns the errors of [Open].
-func OpenSet(name string) (*Store, error) {
+func OpenSet(ctx context.Context, name string) (*Store, error) {
 	names, err := AddSiblings(name)
 	if err != nil {
 		return nil, err
 	}
-	return Open(names...)
+	return Open(ctx, names...)
 }
 
 // AddSiblings adds to the names of volumes those of the same archives that are next to them, under the

@@ -256,9 +256,9 @@ func (s *volumeSet) openParityVolume(ctx context.Context, name string) (info set
 }
 
 // HoldsParity reports whether a file is a volume of parity.
-func HoldsParity(name string) bool {
+func HoldsParity(ctx context.Context, name string) bool {
 	s := &volumeSet{}
-	_, _, err := s.openParityVolume(context.Background(), name)
+	_, _, err := s.openParityVolume(ctx, name)
 	return errors.Join(err, s.Close()) == nil
 }
 

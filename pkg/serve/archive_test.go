@@ -70,7 +70,7 @@ func written(t *testing.T, c archive.Contents, plan *transfer.Plan) *archive.Sto
 	if _, err := archive.WriteFile(t.Context(), file, c, plan, archive.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	store, err := archive.Open(file)
+	store, err := archive.Open(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -132,7 +132,7 @@ func forgedDeltas(t *testing.T, plan, base *transfer.Plan, from *archive.Store, 
 	if _, err := archive.WriteFile(t.Context(), file, c, append(more, memory{manifest.Digest: data}), archive.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	store, err := archive.Open(file)
+	store, err := archive.Open(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func writtenDeltas(t *testing.T, plan, base *transfer.Plan) *archive.Store {
 	if _, err := archive.WriteFile(t.Context(), file, contents, deltas.WithDeltas(plan), archive.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	store, err := archive.Open(file)
+	store, err := archive.Open(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}

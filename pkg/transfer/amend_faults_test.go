@@ -80,7 +80,7 @@ func TestAmendRefusesStrangers(t *testing.T) {
 	if err := os.WriteFile(stranger, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := archive.OpenAmendment(stranger); err == nil || !strings.Contains(err.Error(), "not made by krtpkg") || len(manifests) == 0 {
+	if _, err := archive.OpenAmendment(t.Context(), stranger); err == nil || !strings.Contains(err.Error(), "not made by krtpkg") || len(manifests) == 0 {
 		t.Errorf("got %v", err)
 	}
 }

@@ -53,7 +53,7 @@ func (r *recorded) Tag(ctx context.Context, desc ocispec.Descriptor, reference s
 
 func amend(t *testing.T, file string) *recorded {
 	t.Helper()
-	a, err := archive.OpenAmendment(file)
+	a, err := archive.OpenAmendment(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}

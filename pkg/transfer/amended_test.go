@@ -58,7 +58,7 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 			for range 2 { // the second time joins the first under the tags
 				signer := signtest.NewSigner(t)
 				for _, root := range roots {
-					a, err := archive.OpenAmendment(file)
+					a, err := archive.OpenAmendment(t.Context(), file)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -134,20 +134,20 @@ func TestAmendRefuses(t *testing.T) {
 	if err != nil || len(volumes) < 2 {
 		t.Fatalf("%d volumes, %v", len(volumes), err)
 	}
-	if _, err := archive.OpenAmendment(export(t, plan, volumes[0])); err == nil || !strings.Contains(err.Error(), "attach before splitting") {
+	if _, err := archive.OpenAmendment(t.Context(), export(t, plan, volumes[0])); err == nil || !strings.Contains(err.Error(), "attach before splitting") {
 		t.Errorf("a volume: %v", err)
 	}
 	compressed := filepath.Join(t.TempDir(), "edge.tar")
 	if _, err := archive.WriteFile(t.Context(), compressed, plan.ArchiveContents(nil, nil), plan, archive.Options{Compress: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := archive.OpenAmendment(compressed); err == nil || !strings.Contains(err.Error(), "the whole archive is compressed") {
+	if _, err := archive.OpenAmendment(t.Context(), compressed); err == nil || !strings.Contains(err.Error(), "the whole archive is compressed") {
 		t.Errorf("compressed: %v", err)
 	}
 
 	file := export(t, plan, plan.ArchiveContents(nil, nil))
 	was := sum(t, file)
-	a, err := archive.OpenAmendment(file)
+	a, err := archive.OpenAmendment(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func export(t *testing.T, plan *transfer.Plan, contents archive.Contents) string
 
 func openArchive(t *testing.T, names ...string) *archive.Store {
 	t.Helper()
-	store, err := archive.Open(names...)
+	store, err := archive.Open(t.Context(), names...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestArchiveBetweenAllPairs(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer closeBody(t, file)
-			stream, err := archive.OpenStream(io.MultiReader(file)) // a reader that does not seek
+			stream, err := archive.OpenStream(t.Context(), io.MultiReader(file)) // a reader that does not seek
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -168,11 +168,11 @@ func TestVolumesInAnyOrder(t *testing.T) {
 			})
 		}
 	}
-	if _, err := archive.Open(names[0], names[0]); err == nil || !strings.Contains(err.Error(), "given twice") {
+	if _, err := archive.Open(t.Context(), names[0], names[0]); err == nil || !strings.Contains(err.Error(), "given twice") {
 		t.Errorf("one volume twice: %v", err)
 	}
 	other := planOf(t, complete, root, transfer.Options{OnlyBundles: true})
-	if _, err := archive.Open(names[0], export(t, other, other.ArchiveContents(nil, nil))); err == nil || !strings.Contains(err.Error(), "not a volume of the same archive") {
+	if _, err := archive.Open(t.Context(), names[0], export(t, other, other.ArchiveContents(nil, nil))); err == nil || !strings.Contains(err.Error(), "not a volume of the same archive") {
 		t.Errorf("a volume and a stranger: %v", err)
 	}
 }

@@ -125,7 +125,7 @@ func openFile(t *testing.T, name string) *os.File {
 // importWays are the ways into a target.
 var importWays = map[string]func(t *testing.T, names []string, dst oras.GraphTarget, o transfer.Options) error{
 	"file": func(t *testing.T, names []string, dst oras.GraphTarget, o transfer.Options) error {
-		store, err := archive.Open(names...)
+		store, err := archive.Open(t.Context(), names...)
 		if err != nil {
 			return err
 		}
@@ -134,7 +134,7 @@ var importWays = map[string]func(t *testing.T, names []string, dst oras.GraphTar
 		return err
 	},
 	"copy": func(t *testing.T, names []string, dst oras.GraphTarget, o transfer.Options) error {
-		store, err := archive.Open(names...)
+		store, err := archive.Open(t.Context(), names...)
 		if err != nil {
 			return err
 		}
@@ -148,7 +148,7 @@ var importWays = map[string]func(t *testing.T, names []string, dst oras.GraphTar
 	},
 	"stream": func(t *testing.T, names []string, dst oras.GraphTarget, o transfer.Options) (err error) {
 		for _, name := range names {
-			stream, err := archive.OpenStream(io.MultiReader(openFile(t, name)))
+			stream, err := archive.OpenStream(t.Context(), io.MultiReader(openFile(t, name)))
 			if err != nil {
 				return err
 			}

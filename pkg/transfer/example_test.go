@@ -93,7 +93,7 @@ func ExampleImport() {
 	}
 	fmt.Printf("%d manifests, %d blobs, %d absent\n", checked.Manifests, checked.Blobs, checked.Absent)
 
-	opened, err := archive.Open(file)
+	opened, err := archive.Open(ctx, file)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -46,7 +46,7 @@ func importFile(ctx context.Context, file io.ReadSeeker, dst oras.GraphTarget, o
 			return nil, err
 		}
 	}
-	stream, err := archive.OpenStream(file)
+	stream, err := archive.OpenStream(ctx, file)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func importFile(ctx context.Context, file io.ReadSeeker, dst oras.GraphTarget, o
 
 // readFront reads a file until everything needed for verification was read.
 func readFront(ctx context.Context, file io.Reader) (*archive.Stream, error) {
-	stream, err := archive.OpenStream(file)
+	stream, err := archive.OpenStream(ctx, file)
 	if err != nil {
 		return nil, err
 	}

@@ -195,7 +195,7 @@ func TestMemoryBombs(t *testing.T) {
 			b.hugeIndex()
 			b.tarOf("oci-layout", "index.json")
 		}, func(dir string) error {
-			_, err := archive.Open(filepath.Join(dir, "edge.tar"))
+			_, err := archive.Open(t.Context(), filepath.Join(dir, "edge.tar"))
 			return err
 		}, "index.json: manifests: more than 50000 entries: over the limit"},
 		{"an index of 61 MB in a stream", func(b bomb) {
@@ -204,7 +204,7 @@ func TestMemoryBombs(t *testing.T) {
 		}, func(dir string) error {
 			file, err := os.Open(filepath.Join(dir, "edge.tar"))
 			if err == nil {
-				_, err = archive.OpenStream(file)
+				_, err = archive.OpenStream(t.Context(), file)
 			}
 			return err
 		}, "index.json: manifests: more than 50000 entries: over the limit"},

@@ -58,7 +58,7 @@ func TestPlatformArchive(t *testing.T) {
 	if _, err := transfer.Import(t.Context(), openArchive(t, file), dir, transfer.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	stream, err := archive.OpenStream(bytes.NewReader(data))
+	stream, err := archive.OpenStream(t.Context(), bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +199,7 @@ func TestSignedPlatformArchive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := archive.OpenAmendment(file)
+	a, err := archive.OpenAmendment(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}

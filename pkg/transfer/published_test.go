@@ -83,7 +83,7 @@ func TestTagsMoveOnlyToNewerVersions(t *testing.T) {
 						return err
 					},
 					"import": func(o transfer.Options) error {
-						from, err := archive.Open(file)
+						from, err := archive.Open(t.Context(), file)
 						if err != nil {
 							t.Fatal(err)
 						}
@@ -96,7 +96,7 @@ func TestTagsMoveOnlyToNewerVersions(t *testing.T) {
 						if err := archive.Write(t.Context(), &stream, plan.ArchiveContents(nil, nil), plan, archive.Options{}); err != nil {
 							t.Fatal(err)
 						}
-						from, err := archive.OpenStream(&stream)
+						from, err := archive.OpenStream(t.Context(), &stream)
 						if err != nil {
 							t.Fatal(err)
 						}

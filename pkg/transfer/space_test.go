@@ -69,7 +69,7 @@ func TestSpaceForStreamOfDeltas(t *testing.T) {
 	w.mustCopy(roots[0], dst)
 	for _, again := range []bool{false, true} {
 		dst.asked = nil
-		stream, err := archive.OpenStream(io.MultiReader(openFile(t, name)))
+		stream, err := archive.OpenStream(t.Context(), io.MultiReader(openFile(t, name)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -436,7 +436,7 @@ func TestFlippedImport(t *testing.T) {
 		works bool
 	}{
 		"a-stream": {1, func(f *os.File, dst oras.GraphTarget) error {
-			stream, err := archive.OpenStream(f)
+			stream, err := archive.OpenStream(t.Context(), f)
 			if err != nil {
 				return err
 			}

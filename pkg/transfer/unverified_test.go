@@ -59,7 +59,7 @@ func asEarlier(c archive.Contents) archive.Contents {
 // imports are the ways into a target, from files that are whole, or the first volume of two.
 var imports = map[string]func(ctx context.Context, files []string, dst oras.GraphTarget, o transfer.Options) (*transfer.Imported, error){
 	"in place": func(ctx context.Context, files []string, dst oras.GraphTarget, o transfer.Options) (*transfer.Imported, error) {
-		store, err := archive.Open(files...)
+		store, err := archive.Open(ctx, files...)
 		if err != nil {
 			return nil, err
 		}
@@ -72,7 +72,7 @@ var imports = map[string]func(ctx context.Context, files []string, dst oras.Grap
 			return nil, err
 		}
 		defer file.Close()
-		stream, err := archive.OpenStream(file)
+		stream, err := archive.OpenStream(ctx, file)
 		if err != nil {
 			return nil, err
 		}
@@ -277,7 +277,7 @@ func TestFront(t *testing.T) {
 	if n := len(contents.Front); n < 6+4+1 {
 		t.Errorf("%d blobs in front: %v", n, contents.Front)
 	}
-	stream, err := archive.OpenStream(bytes.NewReader(read(t, export(t, plan, contents))))
+	stream, err := archive.OpenStream(t.Context(), bytes.NewReader(read(t, export(t, plan, contents))))
 	if err != nil {
 		t.Fatal(err)
 	}
