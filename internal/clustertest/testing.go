@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"regexp"
 	"runtime"
 	"strconv"
 	"sync"
@@ -152,7 +151,7 @@ func runWaiting(m interface{ Run() int }) int {
 	flag.Parse()
 	isChosen := false
 	flag.Visit(func(f *flag.Flag) { isChosen = isChosen || f.Name == parallelFlag })
-	if n := countParallel(readMemory()); !isChosen && n > runtime.GOMAXPROCS(0) {
+	if n := countParallel(readMemory(os.DirFS("/"))); !isChosen && n > runtime.GOMAXPROCS(0) {
 		if err := flag.Set(parallelFlag, strconv.Itoa(n)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -168,28 +167,4 @@ func countParallel(free uint64) int {
 		return waiting
 	}
 	return int(min(waiting, max(2, free/memoryOfTest)))
-}
-
-// readMemory returns how many bytes of memory are free for programs, as Linux tells it; 0 elsewhere.
-func readMemory() uint64 {
-	text, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	return parseMemory(string(text))
-}
-
-var memoryLine = regexp.MustCompile(`(?m)^MemAvailable: +([0-9]+) kB$`)
-
-// parseMemory returns what meminfo says is available, in bytes.
-func parseMemory(meminfo string) uint64 {
-	match := memoryLine.FindStringSubmatch(meminfo)
-	if match == nil {
-		return 0
-	}
-	kilobytes, err := strconv.ParseUint(match[1], 10, 50)
-	if err != nil {
-		return 0
-	}
-	return kilobytes << 10
 }
