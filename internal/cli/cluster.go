@@ -197,15 +197,21 @@ func (f *clusterFlags) confirmPlan(a *app, cluster *deploy.Cluster, question str
 	return func(ctx context.Context, p *deploy.Plan) (bool, error) {
 		var text strings.Builder
 		a.hideConfidential(p.Findings)
-		writePlan(&text, p, f.full)
+		planWriter{&text, f.full}.writePlan(p)
 		fmt.Fprint(a.ui, text.String())
 		answer, err := a.ui.Ask(ctx, ui.Sprintf("%s %s on %s, namespace %s: %s [y/N]", question, p.Runtime, cluster.Server(), cluster.Namespace(), p.CountChanges()))
 		return answer == "y" || answer == "yes", err
 	}
 }
 
-// writePlan writes a plan for people.
-func writePlan(w io.Writer, p *deploy.Plan, full bool) {
+// planWriter writes a plan for people, without what its counts say unless all of it is wanted.
+type planWriter struct {
+	io.Writer
+	full bool
+}
+
+// writePlan writes a plan, bundle by bundle.
+func (w planWriter) writePlan(p *deploy.Plan) {
 	if p.From != "" && p.From != p.Version {
 		ui.Fprintf(w, "%s %s → %s\n", p.Runtime, p.From, p.Version)
 	}
@@ -221,11 +227,11 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 		ui.Fprintf(w, "layer %d %s: %s %s %s: %s\n", b.Layer, layers.LayerName(b.Layer), b.Action, b.Bundle, version, outcome)
 		for _, c := range b.Changes {
 			whole := c.Op == deploy.OpCreate || c.Op == deploy.OpDelete || c.Op == deploy.OpRelease
-			if c.Op == deploy.OpCreate && b.Action != deploy.ActionChange && !full {
+			if c.Op == deploy.OpCreate && b.Action != deploy.ActionChange && !w.full {
 				continue // the count says it
 			}
 			ui.Fprintf(w, "  %s %s\n", describeOperation(c), c.ResourceID)
-			if c.Diff != "" && (!whole || full) {
+			if c.Diff != "" && (!whole || w.full) {
 				ui.WriteIndented(w, "    ", c.Diff)
 			}
 		}

@@ -10,8 +10,7 @@ import (
 )
 
 func (a *app) deleteCommand() *cobra.Command {
-	var f clusterFlags
-	var foreign, hooks, dryRun bool
+	var o deleteOptions
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "delete a runtime from a cluster, or a bundle that was applied by itself",
@@ -31,14 +30,14 @@ resources of their bundle are deleted. Without it they are listed and skipped.`,
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runDelete(cmd.Context(), args[0], deploy.DeleteOptions{DeleteForeign: foreign, RunHooks: hooks}, dryRun, f)
+			return a.runDelete(cmd.Context(), args[0], o)
 		},
 	}
-	f.addChanging(cmd)
-	f.addDiff(cmd)
-	cmd.Flags().BoolVar(&foreign, "delete-foreign", false, "also delete resources of others in the runtime's namespaces and of its kinds")
-	addRunHooks(cmd, &hooks, "run the deletion hooks of charts")
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be deleted, as krtpkg plan prints it, and delete nothing")
+	o.cluster.addChanging(cmd)
+	o.cluster.addDiff(cmd)
+	cmd.Flags().BoolVar(&o.foreign, "delete-foreign", false, "also delete resources of others in the runtime's namespaces and of its kinds")
+	addRunHooks(cmd, &o.hooks, "run the deletion hooks of charts")
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "print what would be deleted, as krtpkg plan prints it, and delete nothing")
 	return cmd
 }
 
@@ -46,8 +45,15 @@ func addRunHooks(cmd *cobra.Command, run *bool, usage string) {
 	cmd.Flags().BoolVar(run, "run-hooks", false, usage)
 }
 
-func (a *app) runDelete(ctx context.Context, name string, o deploy.DeleteOptions, dryRun bool, f clusterFlags) error {
-	f.yes = f.yes || dryRun // which asks nobody
+// deleteOptions are the flags of krtpkg delete.
+type deleteOptions struct {
+	cluster                clusterFlags
+	foreign, hooks, dryRun bool
+}
+
+func (a *app) runDelete(ctx context.Context, name string, flags deleteOptions) error {
+	f := flags.cluster
+	f.yes = f.yes || flags.dryRun // which asks nobody
 	if err := f.checkValues(a); err != nil {
 		return err
 	}
@@ -57,10 +63,10 @@ func (a *app) runDelete(ctx context.Context, name string, o deploy.DeleteOptions
 	}
 	options, stop := f.deployOptions(a)
 	defer stop()
-	o.Options, o.Confirm = options, f.confirmPlan(a, cluster, "delete")
+	o := deploy.DeleteOptions{Options: options, DeleteForeign: flags.foreign, RunHooks: flags.hooks, Confirm: f.confirmPlan(a, cluster, "delete")}
 	var planned *deploy.Plan
 	switch {
-	case dryRun:
+	case flags.dryRun:
 		o.Confirm = func(_ context.Context, p *deploy.Plan) (bool, error) {
 			planned = p
 			return false, nil

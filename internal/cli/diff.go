@@ -127,7 +127,7 @@ func (a *app) runDiff(ctx context.Context, oldReference, newReference string, f 
 			io.WriteString(w, writeMarkdownDiff(r))
 			return
 		}
-		writeDiff(w, r, f.full)
+		diffWriter{w, f.full}.writeDiff(r)
 	})
 }
 

@@ -35,7 +35,7 @@ func TestLargeDiffsAreCut(t *testing.T) {
 		t.Errorf("Markdown of %d bytes", n)
 	}
 	var text bytes.Buffer
-	writeDiff(&text, r, false)
+	diffWriter{Writer: &text}.writeDiff(r)
 	if n := text.Len(); n > 4<<20 {
 		t.Errorf("text of %d bytes", n)
 	}

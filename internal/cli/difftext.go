@@ -28,8 +28,7 @@ type diffWriter struct {
 }
 
 // writeDiff writes a diff, what is most dangerous first.
-func writeDiff(out io.Writer, r *result.Diff, full bool) {
-	w := diffWriter{out, full}
+func (w diffWriter) writeDiff(r *result.Diff) {
 	ui.Fprintf(w, "old: %s %s  %s  %s\n", r.Old.Name, r.Old.Version, cutText(r.Old.Reference), describeVerified(r.Old))
 	ui.Fprintf(w, "new: %s %s  %s  %s\n", r.New.Name, r.New.Version, cutText(r.New.Reference), describeVerified(r.New))
 	if !r.Changes {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,7 +77,11 @@ func (a *app) runRunningImages(ctx context.Context, list imageList) error {
 	case findings > 0 && list.exitCode:
 		failed = errChanges
 	}
-	err := a.printResult(ctx, list.format, r, failed, func(w io.Writer) { writeRunning(w, r.Running, list.fromCluster) })
+	shown := r.Running
+	if !list.fromCluster {
+		shown = slices.DeleteFunc(slices.Clone(shown), func(one result.RunningImage) bool { return len(one.Findings) == 0 })
+	}
+	err := a.printResult(ctx, list.format, r, failed, func(w io.Writer) { writeRunning(w, shown) })
 	if list.onCluster {
 		a.ui.Say("%s run, %d with findings", countNoun(len(r.Running), "image"), findings)
 	}
@@ -182,14 +187,9 @@ func describeRunning(one site.RunningImage, cluster string) result.RunningImage 
 	return r
 }
 
-// writeRunning writes what is to be looked at, or all of it.
-func writeRunning(w io.Writer, all []result.RunningImage, everything bool) {
-	shown := false
+// writeRunning writes images with what is to be looked at.
+func writeRunning(w io.Writer, all []result.RunningImage) {
 	for _, one := range all {
-		if len(one.Findings) == 0 && !everything {
-			continue
-		}
-		shown = true
 		ui.Fprintf(w, "%s\n", one.Image)
 		line := func(label, text string) {
 			if text != "" {
@@ -210,7 +210,7 @@ func writeRunning(w io.Writer, all []result.RunningImage, everything bool) {
 		line("runs as", where)
 		line("settle", one.Settle)
 	}
-	if !shown {
+	if len(all) == 0 {
 		ui.Fprintln(w, "all images run as they were locked")
 	}
 }

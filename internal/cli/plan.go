@@ -89,7 +89,7 @@ func (a *app) runPlan(ctx context.Context, reference string, o planOptions) erro
 // printPlan prints a plan, and returns why it cannot be carried out, if so.
 func (a *app) printPlan(ctx context.Context, plan *deploy.Plan, f clusterFlags, failed error) error {
 	return a.printResult(ctx, f.format, describePlan(plan), failed, func(w io.Writer) {
-		writePlan(w, plan, f.full)
+		planWriter{w, f.full}.writePlan(plan)
 		io.WriteString(w, summarizePlan(plan)+"\n")
 	})
 }

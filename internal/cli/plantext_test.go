@@ -12,7 +12,7 @@ func TestPlannedVersion(t *testing.T) {
 	t.Parallel()
 	for from, want := range map[string]string{"1.1.0": "plant 1.1.0 → 1.2.0\n", "1.2.0": "", "": ""} {
 		var text strings.Builder
-		writePlan(&text, &deploy.Plan{Runtime: "plant", From: from, Version: "1.2.0"}, false)
+		planWriter{Writer: &text}.writePlan(&deploy.Plan{Runtime: "plant", From: from, Version: "1.2.0"})
 		if text.String() != want {
 			t.Errorf("from %q: %q, want %q", from, text.String(), want)
 		}

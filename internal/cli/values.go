@@ -119,8 +119,7 @@ func (f *valuesFlags) parseAssignments() ([]render.Assignment, error) {
 
 func (a *app) valuesCommand() *cobra.Command {
 	var f clusterFlags
-	var revision int
-	var show bool
+	var o valuesOptions
 	cmd := &cobra.Command{
 		Use:   "values NAME",
 		Short: "show the values that a runtime was applied with",
@@ -131,16 +130,22 @@ texts whose key looks like password, are masked unless you pass --show-secrets.`
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runValues(cmd.Context(), args[0], revision, show, f)
+			return a.runValues(cmd.Context(), args[0], o, f)
 		},
 	}
 	f.addConnection(cmd)
-	cmd.Flags().IntVar(&revision, "revision", 0, "a revision of krtpkg history (default: the last one)")
-	cmd.Flags().BoolVar(&show, "show-secrets", false, "also print secrets")
+	cmd.Flags().IntVar(&o.revision, "revision", 0, "a revision of krtpkg history (default: the last one)")
+	cmd.Flags().BoolVar(&o.showSecrets, "show-secrets", false, "also print secrets")
 	return cmd
 }
 
-func (a *app) runValues(ctx context.Context, name string, revision int, show bool, f clusterFlags) error {
+// valuesOptions are what krtpkg values prints: a revision, 0 for the last, and whether secrets are masked.
+type valuesOptions struct {
+	revision    int
+	showSecrets bool
+}
+
+func (a *app) runValues(ctx context.Context, name string, o valuesOptions, f clusterFlags) error {
 	cluster, err := f.connectCluster(a)
 	if err != nil {
 		return err
@@ -148,7 +153,7 @@ func (a *app) runValues(ctx context.Context, name string, revision int, show boo
 	if _, err := cluster.History(ctx, name); err != nil {
 		return err
 	}
-	data, err := cluster.Values(ctx, name, revision)
+	data, err := cluster.Values(ctx, name, o.revision)
 	if err != nil {
 		return err
 	}
@@ -165,7 +170,7 @@ func (a *app) runValues(ctx context.Context, name string, revision int, show boo
 	if err != nil {
 		return err
 	}
-	if show {
+	if o.showSecrets {
 		return a.ui.Data(text)
 	}
 	masked, err := manifest.EncodeYAML(v.All.MaskConfidential().MaskSecrets(v.Secret).Node())
