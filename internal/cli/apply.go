@@ -31,9 +31,9 @@ func (a *app) applyCommand() *cobra.Command {
 		Short: "verify a runtime and apply it to a cluster, layer by layer",
 		Long: `Apply verifies the signature, renders every bundle with the site's values, relocates images to
 the site's registry, checks that the cluster is ready, shows the changes and asks for
-confirmation. Then it deploys with kapp, one kapp app for each bundle: layer by layer, inside a
-layer in the order of requirements, independent bundles at the same time, and waits until each
-is ready. --yes skips the confirmation.
+confirmation. Then it deploys with kapp, one kapp app for each bundle: layer by layer; within a layer,
+dependencies first, with up to --parallel independent bundles at a time. It waits until each is
+ready. --yes skips the confirmation.
 
 Bundles that are no longer part of the runtime are deleted at the end. Resources that moved to
 another bundle are handed over. Namespaces and kinds with resources of others are deleted only
@@ -58,7 +58,7 @@ Values files replace all values; each is merged over those before it. Without --
 	flags.StringVar(&o.registry, "registry", "", "first import an archive into this registry, REGISTRY/FOLDER, and apply it from there")
 	flags.IntVar(&o.pauseAfter, "pause-after", -1, "stop when this layer is ready; the next apply continues")
 	addRunHooks(cmd, &o.runHooks, "run the deletion hooks of charts whose bundles are removed")
-	o.metrics.addMetricsFlags(cmd, "write how it ended to this file, for the textfile collector of Prometheus' node exporter; with --contexts to this folder")
+	o.metrics.addMetricsFlags(cmd, "write the outcome to this file as Prometheus metrics, for the textfile collector of the node exporter; with --contexts to this folder")
 	o.receipt.addReceiptFlags(cmd, "write a signed receipt of what was applied to this file; with --contexts to this folder, one file per cluster")
 	o.fleet.addFleetFlags(cmd)
 	cmd.MarkFlagsMutuallyExclusive("context", "contexts")
@@ -99,7 +99,7 @@ func (f *siteFlags) addSiteFlags(cmd *cobra.Command) {
 	flags.BoolVar(&f.images, "images", false, "also verify upstream's signatures of workload images for which the policy has rules")
 	f.values.addCluster(cmd)
 	f.addSkip(cmd)
-	flags.BoolVar(&f.allowDowngrade, "allow-downgrade", false, "go on with a version older than the one on the cluster, or another build of it")
+	flags.BoolVar(&f.allowDowngrade, "allow-downgrade", false, "accept a version older than the one on the cluster, or another build of it")
 	flags.StringVar(&f.leftOutBy, "left-out-by", "", "apply only the bundles that this controller cannot apply, under the name NAME-beside-CONTROLLER: "+strings.Join(site.ControllerNames(), ", "))
 	_ = cmd.RegisterFlagCompletionFunc("left-out-by", cobra.FixedCompletions(site.ControllerNames(), cobra.ShellCompDirectiveNoFileComp))
 	flags.StringVar(&f.leftOutBy, "beside", "", "the old name of --left-out-by")
@@ -123,8 +123,11 @@ func (f *siteFlags) addOwnership(cmd *cobra.Command) {
 
 func (f *siteFlags) checkValues() error {
 	for _, name := range f.skip {
-		if name == preflight.CheckNamespaces || name == preflight.CheckForeign {
+		switch name {
+		case preflight.CheckNamespaces, preflight.CheckForeign:
 			return &usageError{fmt.Errorf("--skip-check %s: this check cannot be skipped", name)}
+		case preflight.CheckDowngrade:
+			return &usageError{fmt.Errorf("--skip-check %s: this check cannot be skipped: pass --allow-downgrade to krtpkg apply or krtpkg plan", name)}
 		}
 		if !slices.Contains(preflight.Checks, name) {
 			return &usageError{fmt.Errorf("--skip-check %q: want %s", name, strings.Join(preflight.Checks, ", "))}

@@ -28,7 +28,7 @@ func (f *fleetFlags) addFleetFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.contexts, "contexts", nil, "apply to the clusters of these kubeconfig contexts, in this order")
 	flags.IntVar(&f.maxParallel, "max-parallel", 1, "number of clusters to process in parallel")
-	flags.IntVar(&f.maxUnavailable, "max-unavailable", 0, "number of failed clusters after which no other one is started")
+	flags.IntVar(&f.maxUnavailable, "max-unavailable", 0, "number of clusters that may fail; after one more, no further cluster is started")
 }
 
 func (f *fleetFlags) checkValues(o *applyOptions) error {

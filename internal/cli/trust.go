@@ -51,7 +51,7 @@ site. It never overwrites a file.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.trustInit(cmd.Context(), &f, match, output) },
 	}
-	f.addTrustFlags(cmd)
+	f.addSignerFlags(cmd)
 	cmd.Flags().StringArrayVar(&match, "match", nil, "scope of the first rule: globs of REGISTRY/REPOSITORY, or local (default: everything)")
 	cmd.Flags().StringVar(&output, "output", "", "file to write (default: "+trustFileHelp()+")")
 	return cmd
@@ -60,7 +60,7 @@ site. It never overwrites a file.`,
 func trustFileHelp() string { return "trust.yaml next to the config file" }
 
 func (a *app) trustInit(ctx context.Context, f *trustFlags, match []string, output string) error {
-	if f.policy != "" || !f.isGiven() {
+	if !f.isGiven() {
 		return &usageError{errors.New("trusted signers required: pass --key or --certificate-identity")}
 	}
 	if _, err := a.loadTrust(ctx, f); err != nil {

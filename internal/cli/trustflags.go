@@ -42,21 +42,28 @@ type trustFlags struct {
 	allowUnsigned bool
 }
 
+// addTrustFlags adds the flags that say whom to trust, and in which bundle or runtime.
 func (f *trustFlags) addTrustFlags(cmd *cobra.Command) {
+	f.addSignerFlags(cmd)
 	flags := cmd.Flags()
-	flags.StringArrayVar(&f.keys, "key", nil, "trusted public key: a file, or the URI of a key management service; can be repeated, any of them may have signed")
 	flags.StringVar(&f.policy, "policy", "", "trust policy file (also $"+policyVariable+", or trust.yaml next to the config file)")
+	flags.StringVar(&f.expectName, "expect-name", "", "required name of the bundle or runtime, as in its definition")
+	cmd.MarkFlagsMutuallyExclusive("policy", "key")
+}
+
+// addSignerFlags adds the flags that name trusted keys and identities.
+func (f *trustFlags) addSignerFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.keys, "key", nil, "trusted public key: a file, or the URI of a key management service; can be repeated: one valid signature is enough")
 	flags.StringVar(&f.identity, "certificate-identity", "", "trust certificates for this subject: an e-mail address or a URI")
 	flags.StringVar(&f.identityRegExp, "certificate-identity-regexp", "", "like --certificate-identity, as a pattern for the whole subject")
 	flags.StringVar(&f.issuer, "certificate-oidc-issuer", "", "required OpenID Connect issuer of the subject")
 	flags.StringVar(&f.issuerRegExp, "certificate-oidc-issuer-regexp", "", "like --certificate-oidc-issuer, as a pattern for the whole issuer")
 	flags.StringVar(&f.trustedRoot, "trusted-root", "", "file of Sigstore's trusted root: certificate authorities, logs, timestamp authorities")
 	flags.StringVar(&f.caRoots, "ca-roots", "", "file of the certificate authorities of a private PKI, with their intermediates")
-	flags.StringVar(&f.expectName, "expect-name", "", "required name of the bundle or runtime, as in its definition")
 	flags.StringVar(&f.timestamps, "timestamp-certificate-chain", "", "file of the certificates of a timestamp authority")
 	cmd.MarkFlagsMutuallyExclusive("certificate-identity", "certificate-identity-regexp")
 	cmd.MarkFlagsMutuallyExclusive("certificate-oidc-issuer", "certificate-oidc-issuer-regexp")
-	cmd.MarkFlagsMutuallyExclusive("policy", "key")
 	cmd.MarkFlagsMutuallyExclusive("trusted-root", "ca-roots")
 }
 

@@ -16,7 +16,7 @@ import (
 type FleetOptions struct {
 	// MaxParallel is how many clusters are processed in parallel (default: 1).
 	MaxParallel int
-	// MaxUnavailable is how many clusters may fail before no other one is started.
+	// MaxUnavailable is how many clusters may fail. After one more, no further cluster is started.
 	MaxUnavailable int
 }
 
@@ -41,8 +41,8 @@ type FleetOutcome struct {
 }
 
 // ApplyFleet calls apply for each of the named clusters, in their order, and returns what became of each, in the same
-// order. It starts no other cluster after more than MaxUnavailable failed, or after ctx ended; clusters that have been
-// started are finished. The error joins those of all failed clusters, and names clusters that were not started.
+// order. It starts no further cluster once more than MaxUnavailable have failed, or ctx has ended; clusters that have been
+// started are finished. The error joins those of all failed clusters, and counts the clusters that were not started.
 func ApplyFleet(ctx context.Context, clusters []string, opts FleetOptions, apply func(ctx context.Context, cluster string) (*deploy.Report, error)) ([]FleetOutcome, error) {
 	var (
 		mu       sync.Mutex
