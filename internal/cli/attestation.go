@@ -22,12 +22,12 @@ import (
 func (a *app) attestationCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "attestation",
-		Short: "list and print what is attested of a bundle or a runtime",
+		Short: "list and print the attestations of a bundle or a runtime",
 		Long: `Attestation reads back what attest, sign and promote attached: vulnerability reports, test results,
 promotions, bills of materials, provenance.
 
-With --key, --certificate-identity or --policy it shows only what trusted signers attested. Without,
-it shows what the attestations claim: nothing of that is verified.`,
+With --key, --certificate-identity or --policy it shows only what trusted signers attested. Without
+these, it shows what the attestations claim, without verifying it.`,
 		Example: `  krtpkg attestation list registry.example/krt/edge:1.0.0
   krtpkg attestation show --key cosign.pub registry.example/krt/edge:1.0.0 vuln`,
 		GroupID: groupTrust,
@@ -122,7 +122,7 @@ func (a *app) attestationShowCommand() *cobra.Command {
 		Use:   "show REFERENCE TYPE|DIGEST",
 		Short: "print the predicate of an attestation",
 		Long: `Show prints the predicate of the attestation of a type, as JSON. Types are URIs or short names:
-vuln, openvex, custom, promotion, spdxjson, cyclonedx, slsaprovenance1. Where several of a type
+vuln, openvex, custom, promotion, spdxjson, cyclonedx, slsaprovenance1. If several of a type
 differ, name one by the digest that krtpkg attestation list prints.`,
 		Example: `  krtpkg attestation show --key cosign.pub registry.example/krt/edge:1.0.0 promotion
   krtpkg attestation show registry.example/krt/edge:1.0.0 https://krt.example/tests/v1`,

@@ -34,16 +34,16 @@ func (a *app) catalogCommand() *cobra.Command {
 	var f catalogFlags
 	cmd := &cobra.Command{
 		Use:   "catalog PLACE... -o DIR",
-		Short: "write pages of what registries, folders and archives have",
+		Short: "write web pages that show what registries, folders and archives have",
 		Long: `Catalog writes pages that a browser opens from the folder or from any web server: the layers of each
 version as a picture, its bundles with the values that they take, images with platforms and sizes,
 signatures and what the trust policy says of them, licences, attached reports of vulnerabilities, what
-changed since the version before and how much of it an update carries. They need no network, and
+changed since the previous version and how large an update is. They need no network, and
 JavaScript only for the search.
 
-A place without a version has its newest versions shown. Called again for the same folder, it replaces
-the pages, and deletes those that are no longer there. catalog.json in it has the same for programs:
-krtpkg schema catalog describes it.`,
+For a place without a version it shows the newest versions. Run again for the same folder, it replaces
+the pages and deletes obsolete ones. catalog.json in the folder has the same for programs; krtpkg schema
+catalog describes it.`,
 		Example: `  krtpkg catalog registry.example/krt/edge -o pages
   krtpkg catalog --policy trust.yaml registry.example/krt/edge registry.example/krt/plant -o pages
   krtpkg catalog edge-1.0.0.tar oci:dist -o pages`,

@@ -28,7 +28,7 @@ func (a *app) inventoryCommand() *cobra.Command {
 characters for each blob of 4 KiB and more. It is small enough to carry back to the connected side,
 where export --base leaves out what it lists. A reference without a version means all versions.
 
-It asks the site for every blob, without reading it: what was lost there is reported and not listed.`,
+It asks the site for every blob, without reading it. Lost blobs are reported and not listed.`,
 		Example: `  krtpkg inventory site.example/krt/edge > have.json
   krtpkg export registry.example/krt/edge:1.1.0 --base have.json edge-1.1.0.tar`,
 		GroupID: groupCarry,
@@ -91,9 +91,9 @@ place, and verifies every byte against its digest. It needs no key: it shows tha
 complete, not who made it. For that, use verify. If several volumes of an
 archive are given, none may be missing.
 
-Of an archive that was exported with --parity it says how much is damaged, and whether that can be healed.
---repair heals it in place, --repair-to writes the healed file into another folder, and both restore volumes that are
-lost from the others if there are enough volumes of parity.
+For an archive that was exported with --parity it reports how much is damaged, and whether that can be repaired.
+--repair repairs it in place, --repair-to writes the repaired file into another folder. Both also restore lost
+volumes from the others if there are enough parity volumes.
 
 The exit code is 3 if something is damaged, 4 if something is missing.`,
 		Example: `  krtpkg check edge-1.0.0.tar

@@ -76,7 +76,7 @@ func (f *transferFlags) preserveNames(to place.Place, client *registry.Client) (
 	case f.paths != "preserve":
 		return nil, &usageError{fmt.Errorf("--paths %q: want flat or preserve", f.paths)}
 	case !to.IsRegistry() || f.onlyBundles:
-		return nil, &usageError{fmt.Errorf("--paths preserve needs a registry as the target, and cannot be used with --only-bundles")}
+		return nil, &usageError{fmt.Errorf("--paths preserve requires a registry as the target, and cannot be used with --only-bundles")}
 	}
 	return func(ctx context.Context, path string) (oras.GraphTarget, error) {
 		return client.Repository(ctx, to.Repository+"/"+path)
@@ -106,7 +106,7 @@ func (f *transferFlags) addBundles(cmd *cobra.Command) {
 
 // addCheck adds the flag that repairs a target.
 func (f *transferFlags) addCheck(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&f.checkTarget, "check", false, "send whatever the target has lost; without it a version that is there counts as complete")
+	cmd.Flags().BoolVar(&f.checkTarget, "check", false, "send again whatever the target has lost; without it an existing version counts as complete")
 }
 
 func (f *transferFlags) addDryRun(cmd *cobra.Command) {
@@ -201,12 +201,12 @@ referrers from one place to another: to mirror them, to promote them, or to carr
 or an archive. Without a tag, the target gets the tag of the source.
 
 Where deltas are published next to the source (see krtpkg delta), a changed layer is made from its
-difference and from what the target has, and checked against its digest. What is wrong with a delta is
-reported, and the layer is copied whole.
+difference and from what the target has, and checked against its digest. If a delta is invalid, this is
+reported and the whole layer is copied.
 
 To resume an interrupted copy, run it again; it continues even within a blob. To repair a registry that
-lost content, copy with --check: each item is asked for, or sent, so that nothing stays lost. A tag of the target
-moves only to a newer version, unless you pass --allow-downgrade or --move-tags.
+lost content, copy with --check: every item is checked and sent again if missing. A tag of the target moves
+only to a newer version, unless you pass --allow-downgrade or --move-tags.
 
 With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md).`,
 		Example: `  krtpkg copy registry.example/krt/edge:1.0.0 site.example/krt/edge:1.0.0

@@ -18,8 +18,8 @@ func (a *app) deleteCommand() *cobra.Command {
 are gone before the next. NAME is a name that krtpkg status lists. A bundle of a runtime cannot be deleted
 alone: apply a version without it.
 
-It refuses to delete namespaces with resources of others, and CustomResourceDefinitions of which others
-have created resources, unless you pass --delete-foreign.
+It refuses to delete namespaces with resources of others, and CustomResourceDefinitions with
+resources of others, unless you pass --delete-foreign.
 
 Deletion hooks of Helm charts (pre-delete, post-delete) run with --run-hooks, before and after the
 resources of their bundle are deleted. Without it they are listed and skipped.`,

@@ -33,10 +33,10 @@ func (a *app) deltaCommand() *cobra.Command {
 		Short: "publish what changed between versions, so that sites copy less",
 		Long: `Delta compares the layers of a new version with those of older ones and publishes the differences
 next to the new version, as a referrer of it. A site that has an old version then copies the difference:
-"krtpkg copy" finds it, makes the same compressed layer of it, and checks that against its digest.
-Digests and signatures stay, and other tools do not notice.
+"krtpkg copy" finds it, makes the same compressed layer from it, and checks that against its digest.
+Digests and signatures do not change; other tools are unaffected.
 
-Each OLD is published on its own. Name those that sites have now. A layer whose delta would not save
+Each OLD gets its own delta. Name the versions that sites have now. A layer whose delta would not save
 a tenth of it is copied whole, as is one of less than 64 KiB; --force publishes whatever is smaller.`,
 		Example: `  krtpkg delta registry.example/krt/edge:1.0.0 registry.example/krt/edge:1.1.0
   krtpkg delta --dry-run registry.example/krt/edge:1.0.0 registry.example/krt/edge:1.1.0
@@ -50,9 +50,9 @@ a tenth of it is copied whole, as is one of less than 64 KiB; --force publishes 
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.to, "to", "", "repository or folder that has the new version, if it is not where NEW is")
+	flags.StringVar(&f.to, "to", "", "repository or folder to publish to, which must have the new version (default: where NEW is)")
 	flags.BoolVar(&f.force, "force", false, "publish every delta that is smaller than its layer")
-	flags.StringSliceVar(&f.platforms, "platform", nil, "only these platforms of images, as os/architecture[/variant]")
+	flags.StringSliceVar(&f.platforms, "platform", nil, "publish deltas only for these platforms of images, as os/architecture[/variant]")
 	addDeltaMemory(flags, &f.memory)
 	f.addDryRun(cmd)
 	f.addSpeed(cmd)
@@ -60,7 +60,7 @@ a tenth of it is copied whole, as is one of less than 64 KiB; --force publishes 
 }
 
 func addDeltaMemory(flags *pflag.FlagSet, memory *string) {
-	flags.StringVar(memory, "delta-memory", "1GiB", "how much memory making a delta may take; with less, deltas of large files are larger")
+	flags.StringVar(memory, "delta-memory", "1GiB", "memory limit for making a delta; with less, deltas of large files are larger")
 }
 
 // deltaOptions returns the flags for the library.
@@ -227,7 +227,7 @@ func (a *app) prepareDeltas(ctx context.Context, to place.Place, f *transferFlag
 		return nil, nil
 	}
 	if f.onlyBundles || to.File != "" {
-		return nil, &usageError{errors.New("--delta-from needs a registry or a folder as the target, and cannot be used with --only-bundles")}
+		return nil, &usageError{errors.New("--delta-from requires a registry or a folder as the target, and cannot be used with --only-bundles")}
 	}
 	if _, err := a.deltaOptions(f.deltaMemory, false); err != nil {
 		return nil, err

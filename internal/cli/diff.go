@@ -36,10 +36,10 @@ func (a *app) diffCommand() *cobra.Command {
 		Long: `Diff compares two versions of a runtime or a bundle, the old one first. It needs no cluster.
 
 It begins with what deserves a look first: roles that allow more, workloads that get more rights,
-changes of CustomResourceDefinitions that lose data (what "krtpkg plan" says of them), values that a
+changes of CustomResourceDefinitions that lose data (as "krtpkg plan" reports them), values that a
 site has to set, and platforms that are no longer supported. Then come the values, bundles, images
-by digest, and resources with their differences, rendered with the values given. What Secrets hold
-is never shown. With --base it also says how much a site has to carry that has that already.
+by digest, and resources with their differences, rendered with the values given. The content of
+Secrets is never shown. With --base it also shows how much a site that has that content still needs.
 
 -o markdown prints it for a pull request or a change board, cut to what a comment on GitHub can hold.`,
 		Example: `  krtpkg diff registry.example/krt/edge:1.0.0 registry.example/krt/edge:1.1.0
@@ -54,7 +54,7 @@ is never shown. With --base it also says how much a site has to carry that has t
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.oldFiles, "values-a", nil, "file of values for the old version only, merged over --values")
 	flags.StringArrayVar(&f.newFiles, "values-b", nil, "file of values for the new version only, merged over --values")
-	flags.StringArrayVar(&f.bases, "base", nil, "show how much a site has to carry that has the content of a reference, an archive or an inventory (*.json); can be repeated")
+	flags.StringArrayVar(&f.bases, "base", nil, "show how much a site still needs that has the content of this reference, archive or inventory (*.json); can be repeated")
 	flags.BoolVar(&f.full, "full", false, "print all differences, also of created and deleted resources")
 	flags.BoolVar(&f.exitCode, "exit-code", false, "end with exit code 5 if anything differs")
 	documentFlag(cmd, &f.format)

@@ -24,7 +24,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor REGISTRY/REPOSITORY",
 		Short: "test what works with a registry and what does not",
 		Long: `Doctor tries every operation that krtpkg may use, in a repository that you can write to, and
-reports what works and what that means. It writes a few small blobs and manifests, also to
+reports what works and what the consequences are. It writes a few small blobs and manifests, also to
 REPOSITORY/krtpkg-doctor, and deletes them if the registry allows it.
 
 A note is a deviation from the specification that krtpkg handles.

@@ -151,12 +151,12 @@ func explainError(ctx context.Context, err error) result.Error {
 	case ctx.Err() != nil && errors.As(err, &stopped):
 		return failure(result.Interrupted, exitInterrupted, "", "")
 	case ctx.Err() != nil:
-		return failure(result.Interrupted, exitInterrupted, "run the same command again: it goes on from what is there", "")
+		return failure(result.Interrupted, exitInterrupted, "run the same command again: it resumes", "")
 	case errors.As(err, &usage):
 		return failure(result.Usage, exitUsage, "", "")
 	case errors.As(err, &unread):
 		cause := explainError(ctx, unread.error)
-		hint := cmp.Or(cause.Hint, "make the places reachable that these runtimes were applied from")
+		hint := cmp.Or(cause.Hint, "make the registries of these runtimes reachable")
 		return failure(result.Incomplete, exitIncomplete, hint, cause.Object)
 	case errors.Is(err, errChanges):
 		return failure(result.Changes, exitChanges, "", "")
@@ -219,7 +219,7 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.Is(err, layout.ErrAmbiguous):
 		return failure(result.Ambiguous, exitUnverified, "refer to it by digest, or create the archive or folder again", "")
 	case errors.As(err, &damaged) && damaged.IsHealable():
-		return failure(result.Damaged, exitUnverified, "krtpkg check --repair "+damaged.File+" heals it, and krtpkg check --repair-to FOLDER heals a copy", damaged.File)
+		return failure(result.Damaged, exitUnverified, "krtpkg check --repair "+damaged.File+" repairs it, krtpkg check --repair-to FOLDER repairs a copy", damaged.File)
 	case errors.As(err, &damaged):
 		return failure(result.Damaged, exitUnverified, "copy it again from its origin, with ddrescue from a medium with read errors; the same export writes the same bytes", damaged.File)
 	case errors.Is(err, archive.ErrDamaged), errors.Is(err, delta.ErrDamaged):
@@ -382,7 +382,7 @@ func unansweredHint(request *url.Error) string {
 	var otherName x509.HostnameError
 	switch {
 	case errors.As(request, &otherName):
-		return "the certificate is for other names: use one of those"
+		return "the certificate is valid for other names: use one of them"
 	case errors.Is(request, http.ErrSchemeMismatch):
 		return "the registry does not use TLS: pass --plain-http to allow that"
 	case errors.As(request, &certificate):

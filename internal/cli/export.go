@@ -56,14 +56,14 @@ written as its difference from layers of the base if that is smaller; the import
 bytes, so digests and signatures stay valid. --dry-run shows it layer by layer.
 With --volume-size the archive is split into files that can be checked and imported one by one, in any order.
 
-With --parity 10%, damage of up to a tenth of a file is healed when it is imported, or by "krtpkg check --repair":
-bad sectors, scratches, a destroyed beginning. With --parity-volumes as many whole volumes can be lost.
+With --parity 10%, damage of up to a tenth of a file is repaired by the import, or by "krtpkg check --repair":
+bad sectors, scratches, a destroyed beginning. With --parity-volumes N, any N volumes can be lost.
 
-With --for, a folder gets the images of each bundle as nodes take them without a registry, under the names
-that pods have when a runtime is applied from an archive.
+With --for it writes the images of each bundle into a folder, in the form that nodes load without a registry,
+under the names that pods use when a runtime is applied from an archive.
 
 To resume an interrupted export, run it again. A file that holds other versions is replaced only with
---force. What is older than the version of the base is exported only with --allow-downgrade.`,
+--force. A version older than that of the base is exported only with --allow-downgrade.`,
 		Example: `  krtpkg export registry.example/krt/edge:1.0.0 edge-1.0.0.tar
   krtpkg export registry.example/krt/edge:1.1.0 --base registry.example/krt/edge:1.0.0 edge-1.1.0.tar
   krtpkg export registry.example/krt/edge:1.1.0 --base have.json --delta auto edge-1.1.0.tar
@@ -85,7 +85,7 @@ To resume an interrupted export, run it again. A file that holds other versions 
 	f.trust.addUnsigned(cmd, "export even if a policy file would refuse it")
 	f.addDryRun(cmd)
 	cmd.Flags().StringArrayVar(&f.bases, "base", nil, "leave out the content of a reference, an archive or an inventory (*.json); can be repeated")
-	cmd.Flags().StringVar(&f.delta, "delta", deltaOff, "changed layers as differences from those of --base: off, auto (where one saves a tenth or more) or force (wherever one is smaller)")
+	cmd.Flags().StringVar(&f.delta, "delta", deltaOff, "write changed layers as differences from those of --base: off, auto (where one saves a tenth or more) or force (wherever one is smaller)")
 	_ = cmd.RegisterFlagCompletionFunc("delta", cobra.FixedCompletions([]string{deltaOff, deltaAuto, deltaForce}, cobra.ShellCompDirectiveNoFileComp))
 	addDeltaMemory(cmd.Flags(), &f.memory)
 	cmd.Flags().StringVar(&f.volumeSize, "volume-size", "", "write files of at most this size, such as 4GB or 700MiB")
@@ -272,9 +272,9 @@ func (f *exportFlags) checkValues(file string) (limit int64, err error) {
 	f.delta = cmp.Or(f.delta, deltaOff)
 	switch {
 	case file == "-" && f.format != "":
-		return 0, &usageError{errors.New("--output does not work with - (standard output): the archive is the result")}
+		return 0, &usageError{errors.New("--output cannot be used with - (standard output): the archive is the result")}
 	case file == "-" && f.dryRun:
-		return 0, &usageError{errors.New("--dry-run does not work with - (standard output): name a file")}
+		return 0, &usageError{errors.New("--dry-run cannot be used with - (standard output): name a file")}
 	case f.delta != deltaOff && f.delta != deltaAuto && f.delta != deltaForce:
 		return 0, &usageError{fmt.Errorf("--delta %q: want off, auto or force", f.delta)}
 	case f.delta != deltaOff && len(f.bases) == 0:
@@ -294,7 +294,7 @@ func (f *exportFlags) checkValues(file string) (limit int64, err error) {
 	case err != nil || size == 0 || size > 1<<62:
 		return 0, &usageError{fmt.Errorf("--volume-size %q: want a size such as 4GB or 700MiB", f.volumeSize)}
 	case file == "-" || f.zstd:
-		return 0, &usageError{fmt.Errorf("--volume-size does not work with compression: sizes must be known in advance")}
+		return 0, &usageError{fmt.Errorf("--volume-size cannot be used with - (standard output) or --zstd: sizes must be known in advance")}
 	}
 	return int64(size), nil
 }

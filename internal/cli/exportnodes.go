@@ -44,20 +44,20 @@ const talosNodes = "talos"
 
 func addNodeFlag(cmd *cobra.Command, kind *string) {
 	names := slices.Sorted(maps.Keys(nodeKinds))
-	cmd.Flags().StringVar(kind, "for", "", "write image archives that nodes take by themselves, without a registry, into a folder: "+strings.Join(names, ", ")+"; needs --platform")
+	cmd.Flags().StringVar(kind, "for", "", "write image archives that nodes load without a registry into a folder: "+strings.Join(names, ", ")+"; requires --platform")
 	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// checkNodeFlags returns a usage error for what does not go with --for.
+// checkNodeFlags returns a usage error for flags that cannot be used with --for.
 func (f *exportFlags) checkNodeFlags(dir string) error {
 	kind, known := nodeKinds[f.nodes]
 	switch {
 	case !known:
 		return &usageError{fmt.Errorf("--for %q: want %s", f.nodes, strings.Join(slices.Sorted(maps.Keys(nodeKinds)), ", "))}
 	case len(f.platforms) != 1:
-		return &usageError{fmt.Errorf("--for %s needs one --platform, that of the nodes, such as linux/amd64", f.nodes)}
+		return &usageError{fmt.Errorf("--for %s requires one --platform, that of the nodes, such as linux/amd64", f.nodes)}
 	case len(f.bases) > 0 || f.delta != "" && f.delta != deltaOff || f.volumeSize != "" || f.parity.parity != "" || f.parity.volumes > 0 || f.onlyBundles:
-		return &usageError{errors.New("--for writes what nodes read: --base, --delta, --volume-size, --parity and --only-bundles do not go with it")}
+		return &usageError{errors.New("--for cannot be used with --base, --delta, --volume-size, --parity, --parity-volumes or --only-bundles: nodes cannot read these archives")}
 	case f.zstd && !kind.takesZstd:
 		return &usageError{fmt.Errorf("--zstd: %s reads archives that are not compressed; layers are compressed anyway", f.nodes)}
 	case dir == "-":

@@ -43,8 +43,8 @@ func (a *app) filesListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list REFERENCE",
 		Short: "list the files and charts that a bundle or a runtime carries",
-		Long: `List shows the files and charts of all bundles, with their platforms, sizes and digests. Of charts
-in a registry it shows what helm pull takes.`,
+		Long: `List shows the files and charts of all bundles, with their platforms, sizes and digests. For charts
+in a registry it shows the reference that helm pull takes.`,
 		Example: `  krtpkg files list registry.example/krt/edge:1.0.0
   krtpkg files list ./edge-1.0.0.tar --platform linux/arm64 -o json`,
 		Args: oneReference,
@@ -67,7 +67,7 @@ in a registry it shows what helm pull takes.`,
 	}
 	platformFlag(cmd, &o.platform, "list what is for this platform or for any, as os/arch[/variant]")
 	o.trust.addTrustFlags(cmd)
-	o.trust.addUnsigned(cmd, "list what no policy file would let pass")
+	o.trust.addUnsigned(cmd, "list even if a policy file would refuse it")
 	outputFlag(cmd, &o.format)
 	return cmd
 }

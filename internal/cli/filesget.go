@@ -32,11 +32,11 @@ func (a *app) filesGetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get REFERENCE [FILE...]",
 		Short: "fetch files and charts that a bundle or a runtime carries",
-		Long: `Get writes files into a folder, all of them unless some are named: as FILE, or as BUNDLE/FILE where
-several bundles have one of that name. A chart is a file called NAME-VERSION.tgz; its name will do.
+		Long: `Get writes the named files, or all files, into a folder. Name a file as FILE, or as BUNDLE/FILE if
+several bundles have a file of that name. A chart is a file called NAME-VERSION.tgz; NAME is enough.
 
 With --key, --certificate-identity or --policy the signature is verified before anything is written.
-Each file appears under its name, with its mode, when all of it is there and matches its digest.`,
+Each file appears under its name, with its mode, once it is complete and matches its digest.`,
 		Example: `  krtpkg files get registry.example/krt/edge:1.0.0 -d files --platform linux/amd64
   krtpkg files get --key cosign.pub ./edge-1.0.0.tar kubelet kubeadm --platform linux/arm64 -d /usr/local/bin`,
 		Args: cobra.MinimumNArgs(1),
@@ -48,7 +48,7 @@ Each file appears under its name, with its mode, when all of it is there and mat
 	_ = cmd.MarkFlagDirname("output-dir")
 	platformFlag(cmd, &o.platform, "fetch what is for this platform or for any, as os/arch[/variant]")
 	o.trust.addTrustFlags(cmd)
-	o.trust.addUnsigned(cmd, "fetch what no policy file would let pass")
+	o.trust.addUnsigned(cmd, "fetch even if a policy file would refuse it")
 	outputFlag(cmd, &o.format)
 	return cmd
 }
@@ -93,7 +93,7 @@ func (a *app) runFilesGet(ctx context.Context, reference string, names []string,
 // leaves out what is for other platforms, and says so.
 func chooseCargo(items []bundle.CargoItem, names []string, want *platform) (chosen []bundle.CargoItem, leftOut []string, err error) {
 	if len(items) == 0 {
-		return nil, nil, errors.New("it carries no files or charts")
+		return nil, nil, errors.New("no files or charts found")
 	}
 	variants := map[string][]bundle.CargoItem{}
 	var order []string
@@ -115,7 +115,7 @@ func chooseCargo(items []bundle.CargoItem, names []string, want *platform) (chos
 				}
 			}
 			if i == len(asked) && !slices.ContainsFunc(asked, func(key string) bool { return isCalled(variants[key][0], wanted) }) {
-				return nil, nil, fmt.Errorf("it carries no file or chart %s: krtpkg files list shows what it carries", wanted)
+				return nil, nil, fmt.Errorf("no file or chart %s found: krtpkg files list shows all", wanted)
 			}
 		}
 	}
@@ -123,7 +123,7 @@ func chooseCargo(items []bundle.CargoItem, names []string, want *platform) (chos
 		one, err := chooseVariant(variants[key], want)
 		var other *otherPlatformError
 		if errors.As(err, &other) && len(names) == 0 {
-			leftOut = append(leftOut, err.Error()+": it is left out")
+			leftOut = append(leftOut, "skipped "+err.Error())
 			continue
 		}
 		if err != nil {
@@ -132,7 +132,7 @@ func chooseCargo(items []bundle.CargoItem, names []string, want *platform) (chos
 		chosen = append(chosen, one)
 	}
 	if len(chosen) == 0 {
-		return nil, nil, fmt.Errorf("nothing that it carries is for %s", oci.FormatPlatform(*want))
+		return nil, nil, fmt.Errorf("no files or charts for %s", oci.FormatPlatform(*want))
 	}
 	chosen, err = withoutTwins(chosen)
 	return chosen, leftOut, err
@@ -151,7 +151,7 @@ type otherPlatformError struct {
 }
 
 func (e *otherPlatformError) Error() string {
-	return fmt.Sprintf("%s is not for %s, only for %s", e.name, e.wanted, strings.Join(e.has, ", "))
+	return fmt.Sprintf("%s: no file for %s (available: %s)", e.name, e.wanted, strings.Join(e.has, ", "))
 }
 
 // chooseVariant returns the one of several files of a name that is for a platform.

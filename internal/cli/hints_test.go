@@ -109,7 +109,7 @@ func TestHintsFitTheCommand(t *testing.T) {
 		{"push", []string{"oci:dist", "registry.example:5000/krt/edge:1"}, refused, "check the name and the network"},
 		{"login", []string{"registry.example:5000"}, refused, "check the name and the network"},
 		{"build", nil, refused, "check the name and the network; --image-mirror takes images from elsewhere"},
-		{"inspect", nil, otherName, "the certificate is for other names: use one of those"},
+		{"inspect", nil, otherName, "the certificate is valid for other names: use one of them"},
 		{"tag", nil, &bundle.TagError{Tag: "2.0.0", Name: "shop", Version: "1.0.0+b1"}, "its version's tag is 1.0.0_b1; a channel is a word, such as stable"},
 		{"copy", nil, &otherArchiveError{file: "x.tar"}, "write to another file"},
 		{"inventory", nil, &transfer.IncompleteError{Missing: []transfer.Missing{{Image: "web"}}}, "inventory lists what is there: bring the images there first with krtpkg copy"},

@@ -35,11 +35,11 @@ can be anywhere: such a file is read twice, and up to --max-unverified of such a
 The volumes of an archive can be imported together or one by one, in any order: volumes next to the
 named one are imported with it, and the last one sets the tags. Until then the exit code is 4.
 
-An archive with parity is read once before anything is written, and damage is healed as it is read. If there is more
-of it than can be healed, nothing is written.
+An archive with parity is read once before anything is written, and damage is repaired while it is read. If
+the damage is more than parity can repair, nothing is written.
 
-To resume an interrupted import, or to repair a registry that lost content, run it again: each
-item is asked for, or sent, so that nothing stays lost. A tag of the target moves only to a newer version,
+To resume an interrupted import, or to repair a registry that lost content, run it again: every
+item is checked and sent again if missing. A tag of the target moves only to a newer version,
 unless you pass --allow-downgrade or --move-tags.`,
 		Example: `  krtpkg import edge-1.0.0.tar site.example/krt/edge
   krtpkg import --key cosign.pub edge.1-of-2.tar edge.2-of-2.tar site.example/krt/edge
@@ -138,7 +138,7 @@ func (a *app) importFrom(ctx context.Context, archives []string, dst place.Targe
 	}
 	for _, name := range archives {
 		if name == "-" {
-			return nil, &usageError{fmt.Errorf("- cannot be combined with other archives")}
+			return nil, &usageError{fmt.Errorf("- (standard input) cannot be used with other archives")}
 		}
 	}
 	store, err := archive.Open(ctx, archives...)
@@ -156,12 +156,12 @@ func (a *app) importFrom(ctx context.Context, archives []string, dst place.Targe
 func (a *app) compareImport(ctx context.Context, archives []string, to place.Place, dst place.Target, o transfer.Options, format ui.Format) error {
 	for _, name := range archives {
 		if name == "-" {
-			return &usageError{errors.New("import -: --dry-run needs an archive file that is not compressed: save the stream to a file first")}
+			return &usageError{errors.New("import -: --dry-run requires an archive file that is not compressed: save the stream to a file first")}
 		}
 	}
 	r, err := planImport(ctx, archives, to, dst, o)
 	if errors.Is(err, archive.ErrCompressed) {
-		return &usageError{fmt.Errorf("import %s: --dry-run needs an archive file that is not compressed: unpack it first with zstd -d", nameArchives(archives))}
+		return &usageError{fmt.Errorf("import %s: --dry-run requires an archive file that is not compressed: unpack it first with zstd -d", nameArchives(archives))}
 	}
 	if err != nil {
 		return fmt.Errorf("import %s: %w", nameArchives(archives), err)
@@ -212,7 +212,7 @@ func (a *app) findVolumes(ctx context.Context, archives []string) ([]string, err
 			return nil, ctx.Err()
 		}
 		if err != nil {
-			a.ui.Note("note: %s is left out: %v", sibling, err)
+			a.ui.Note("note: skipped volume %s: %v", sibling, err)
 			continue
 		}
 		usable = append(usable, sibling)

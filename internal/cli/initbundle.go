@@ -34,7 +34,7 @@ type newBundle struct {
 // initBundle writes the definition of one bundle: of a chart, or of manifests in the folder.
 func (a *app) initBundle(folder string, o *initOptions) error {
 	if len(o.choose)+len(o.because) > 0 || o.from != "" || o.answers != "" {
-		return &usageError{errors.New("--bundle starts a bundle: it cannot be used with --from, --answers, --choose and --why")}
+		return &usageError{errors.New("--bundle cannot be used with --from, --answers, --choose or --why: it starts a bundle, not a runtime")}
 	}
 	source, name, err := bundleSource(folder, o.bundle)
 	if err != nil {

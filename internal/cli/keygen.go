@@ -17,8 +17,8 @@ func (a *app) keygenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "keygen",
 		Short: "generate a key pair for signing, in cosign's format",
-		Long: `Keygen writes PREFIX.key, encrypted, and PREFIX.pub. The passphrase is taken from
-$COSIGN_PASSWORD or asked for. Existing files are never overwritten.`,
+		Long: `Keygen writes PREFIX.key, encrypted, and PREFIX.pub. It reads the passphrase from
+$COSIGN_PASSWORD, or prompts for it. Existing files are never overwritten.`,
 		Example: "  krtpkg keygen",
 		GroupID: groupTrust,
 		Args:    noArguments,

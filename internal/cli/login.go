@@ -28,7 +28,7 @@ does: in the credential helper that docker's config file names, or else in that 
 ($DOCKER_CONFIG/config.json or ~/.docker/config.json); or, as podman does, in $REGISTRY_AUTH_FILE.
 docker, podman and other tools read them there, and krtpkg reads what those have stored.
 
-It asks for what is not given.`,
+It prompts for the user name and the password if they are not given.`,
 		Example: `  krtpkg login registry.example
   krtpkg login -u release --password-stdin registry.example < token`,
 		GroupID: groupCarry,
@@ -54,7 +54,7 @@ func (a *app) runLogin(ctx context.Context, host string, o loginOptions) error {
 	}
 	if o.username == "" {
 		if !a.ui.IsTerminal() {
-			return &usageError{errors.New("no terminal to ask: pass --username and --password-stdin")}
+			return &usageError{errors.New("no terminal: pass --username and --password-stdin")}
 		}
 		if o.username, err = a.ui.AskText(ctx, "User name for "+host+":"); err != nil {
 			return asStopped(err)
@@ -81,7 +81,7 @@ func (a *app) runLogin(ctx context.Context, host string, o loginOptions) error {
 	return nil
 }
 
-// askPassword asks for what is not to be shown; instead is the hint where there is nobody to ask.
+// askPassword prompts for a password; instead is the hint if there is no terminal.
 func (a *app) askPassword(ctx context.Context, prompt, instead string) ([]byte, error) {
 	password, err := a.ui.Password(ctx, prompt)
 	if errors.Is(err, ui.ErrNoTerminal) {
@@ -94,7 +94,7 @@ func (a *app) logoutCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "logout REGISTRY",
 		Short:   "remove the login for a registry",
-		Long:    "Logout removes the login for a registry from where login stores it, and says if another file has one.",
+		Long:    "Logout removes the login for a registry from where login stores it, and reports if another file still has one.",
 		Example: "  krtpkg logout registry.example",
 		GroupID: groupCarry,
 		Args:    cobra.ExactArgs(1),

@@ -86,9 +86,9 @@ func (a *app) packagesConfigCommand() *cobra.Command {
 		Short: "write the part of a controller's configuration that runtimes need",
 		Long: `Config writes manifests that belong to the installation of a controller: apply them with it.
 
---ca writes the Secret by which kapp-controller trusts the registry of a site. --argocd writes the
-ConfigMap by which one layer waits for the one below (without it, Argo CD considers an Application
-healthy as soon as it exists), and with --ca and --registry also the one by which Argo CD trusts a
+--ca writes the Secret that makes kapp-controller trust the registry of a site. --argocd writes the
+ConfigMap that makes each layer wait for the one below (without it, Argo CD considers an Application
+healthy as soon as it exists), and with --ca and --registry also the one that makes Argo CD trust a
 registry.`,
 		Example: `  krtpkg packages config --ca site-ca.pem | kubectl apply --server-side --force-conflicts -f -
   krtpkg packages config --argocd argocd | kubectl apply --server-side --force-conflicts -f -
@@ -100,7 +100,7 @@ registry.`,
 			case ca == "" && argoCD == "":
 				return &usageError{errors.New("want --ca or --argocd")}
 			case (host != "") != (ca != "" && argoCD != ""):
-				return &usageError{errors.New("--registry needs --ca and --argocd: it names the registry of the authorities")}
+				return &usageError{errors.New("--registry requires --ca and --argocd: it names the registry of the authorities")}
 			case ca != "":
 				var err error
 				if pem, err = os.ReadFile(ca); err != nil {

@@ -35,8 +35,8 @@ type parityFlags struct {
 }
 
 func (f *parityFlags) addFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&f.parity, "parity", "", "add so much parity, such as 10%, to each file, from which damage is healed")
-	flags.IntVar(&f.volumes, "parity-volumes", 0, "with --volume-size and --parity: write this many more volumes, from which as many lost ones are restored")
+	flags.StringVar(&f.parity, "parity", "", "amount of parity to add to each file, such as 10%, from which damage is repaired")
+	flags.IntVar(&f.volumes, "parity-volumes", 0, "with --volume-size and --parity: number of parity volumes to write, from which as many lost volumes are restored")
 }
 
 // parsePercent reads the percentage. It returns a usage error for what does not go together.
@@ -45,11 +45,11 @@ func (f *parityFlags) parsePercent(isStream, isSplit bool) (err error) {
 	case f.volumes < 0 || f.volumes > maxParityVolumes:
 		return &usageError{fmt.Errorf("--parity-volumes %d: want a number of volumes up to %d", f.volumes, maxParityVolumes)}
 	case f.volumes > 0 && (f.parity == "" || !isSplit):
-		return &usageError{errors.New("--parity-volumes needs --volume-size and --parity: a volume is restored from parts of the others that are known to be right")}
+		return &usageError{errors.New("--parity-volumes requires --volume-size and --parity: a volume is restored from verified parts of the others")}
 	case f.parity == "":
 		return nil
 	case isStream:
-		return &usageError{errors.New("--parity does not work with - (standard output) or compression: parity is made of the finished file")}
+		return &usageError{errors.New("--parity cannot be used with - (standard output) or --zstd: parity is computed from the finished file")}
 	}
 	if f.percent, err = strconv.Atoi(strings.TrimSuffix(f.parity, "%")); err != nil || f.percent < 1 || f.percent > 100 {
 		return &usageError{fmt.Errorf("--parity %q: want a percentage from 1%% to 100%%", f.parity)}
@@ -70,7 +70,7 @@ func (a *app) writeParityVolumes(ctx context.Context, file string, names []strin
 	a.ui.Say("parity of %s: %s", countNoun(len(names), "volume"), strings.Join(parityNames, ", "))
 	written, err := archive.WriteParityVolumes(ctx, names, parityNames, volumes, report)
 	if errors.Is(err, archive.ErrDamaged) {
-		return nil, fmt.Errorf("%w: heal it with krtpkg check --repair, or remove it and export again", err)
+		return nil, fmt.Errorf("%w: repair it with krtpkg check --repair, or remove it and export again", err)
 	}
 	for i, file := range written {
 		files = append(files, result.File{Name: parityNames[i], Bytes: file.Size})
@@ -82,7 +82,7 @@ func (a *app) writeParityVolumes(ctx context.Context, file string, names []strin
 func refuseOtherParity(ctx context.Context, file string, n int) error {
 	for _, name := range archive.ParityVolumeNames(file, n) {
 		if info, err := os.Lstat(name); err == nil && info.Size() > 0 && !archive.HoldsParity(ctx, name) {
-			return &otherArchiveError{name, "something other than a volume of parity"}
+			return &otherArchiveError{name, "something other than a parity volume"}
 		}
 	}
 	return nil
@@ -94,7 +94,7 @@ func (a *app) noteHealed() {
 		healed := store.HealedBytes()
 		for _, file := range slices.Sorted(maps.Keys(healed)) {
 			bytes := healed[file]
-			a.ui.Note("note: %s is damaged: %s were healed while it was read; krtpkg check --repair %s heals the file", file, ui.Bytes(bytes), file)
+			a.ui.Note("note: %s is damaged: %s repaired while reading; krtpkg check --repair %s repairs the file", file, ui.Bytes(bytes), file)
 		}
 		a.noteRemade(store)
 	}
@@ -103,7 +103,7 @@ func (a *app) noteHealed() {
 // noteRemade tells which volumes are read from the others.
 func (a *app) noteRemade(store *archive.Store) {
 	for _, number := range store.Remade() {
-		a.ui.Note("note: volume %d of %d is lost, and is read from the others", number, store.Volumes())
+		a.ui.Note("note: volume %d of %d is lost; its content is restored from the others", number, store.Volumes())
 	}
 }
 
@@ -115,7 +115,7 @@ func (a *app) healArchive(ctx context.Context, store *archive.Store, report prog
 		return err
 	}
 	for _, damage := range healed {
-		a.ui.Note("note: %s: %s; krtpkg check --repair %s heals the file", damage.File, healedText(damage), damage.File)
+		a.ui.Note("note: %s: %s; krtpkg check --repair %s repairs the file", damage.File, healedText(damage), damage.File)
 	}
 	a.noteRemade(store)
 	return nil
@@ -124,7 +124,7 @@ func (a *app) healArchive(ctx context.Context, store *archive.Store, report prog
 // healedText says what was healed while a file is read.
 func healedText(damage archive.DamageError) string {
 	if n := parity.CountBytes(damage.Damage.Content); n > 0 {
-		return ui.Bytes(n) + " are damaged and were healed while it is read"
+		return ui.Bytes(n) + " damaged, repaired while reading"
 	}
 	return damage.Error()
 }
@@ -136,8 +136,8 @@ type repairFlags struct {
 }
 
 func (f *repairFlags) addFlags(flags *pflag.FlagSet) {
-	flags.BoolVar(&f.repair, "repair", false, "heal archives that have parity, and restore lost volumes; each file is replaced once the healed one was checked")
-	flags.StringVar(&f.to, "repair-to", "", "as --repair, but write healed files into this folder, for media that cannot be written to")
+	flags.BoolVar(&f.repair, "repair", false, "repair archives that have parity, and restore lost volumes; each file is replaced once the repaired one has been checked")
+	flags.StringVar(&f.to, "repair-to", "", "like --repair, but write repaired files into this folder, for media that cannot be written to")
 }
 
 func (f *repairFlags) isSet() bool { return f.repair || f.to != "" }
@@ -147,7 +147,7 @@ func (f *repairFlags) isSet() bool { return f.repair || f.to != "" }
 func (a *app) repairArchives(ctx context.Context, references []string, f *repairFlags, report progress.Func) (checked []string, failures []error) {
 	for _, reference := range references {
 		if p, err := place.Parse(reference); err != nil || p.File == "" || p.Tag != "" || p.Digest != "" {
-			return nil, []error{&usageError{fmt.Errorf("--repair heals archives: %s is not a file of one; krtpkg copy --check brings back what a registry or a folder lost", reference)}}
+			return nil, []error{&usageError{fmt.Errorf("--repair: %s is not an archive file; krtpkg copy --check restores what a registry or a folder lost", reference)}}
 		}
 	}
 	files, failures := addLostVolumes(ctx, references)
@@ -165,7 +165,7 @@ func (a *app) repairArchives(ctx context.Context, references []string, f *repair
 		}
 		repaired, err := archive.Repair(ctx, file, archive.RepairOptions{Dir: f.to, Progress: report})
 		if f.to == "" && (errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)) {
-			err = fmt.Errorf("%w: pass --repair-to FOLDER to heal a copy", err)
+			err = fmt.Errorf("%w: pass --repair-to FOLDER to repair a copy", err)
 		}
 		switch {
 		case errors.Is(err, archive.ErrNoParity):
@@ -230,7 +230,7 @@ func repairedText(r *archive.Repaired) string {
 	if r.IsRemade {
 		return fmt.Sprintf("restored %s from the other volumes", r.File)
 	}
-	text := "healed " + r.File + ": "
+	text := "repaired " + r.File + ": "
 	if r.Healed > 0 {
 		text += ui.Bytes(r.Healed) + " of content"
 	}

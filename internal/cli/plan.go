@@ -15,7 +15,7 @@ func (a *app) planCommand() *cobra.Command {
 	var o planOptions
 	cmd := &cobra.Command{
 		Use:   "plan REFERENCE --key KEY",
-		Short: "show what an apply would change on a cluster, and what would keep it from that",
+		Short: "show what an apply would change on a cluster, and what would block it",
 		Long: `Plan does everything that apply does except the changes: it verifies, renders, checks that the
 cluster is ready, and prints kapp's diff by layer and bundle. It writes nothing.
 

@@ -39,9 +39,9 @@ The policy file or --trust-key defines the trusted signers; --key or --keyless s
 as with sign. A channel moves to an older version, or to another build of its version, only with --back.
 
 With --expires the channel is stale from then on, unless --refresh renews its record in time or another
-version is promoted: sites warn of stale channels, or refuse them if their policy says so. A job that
-renews names a version or a digest, since the registry says where a channel leads. A stale channel is
-promoted again without --refresh.`,
+version is promoted: sites warn of stale channels, or refuse them if their policy says so. Renewal
+jobs should name a version or a digest, since the registry decides where a channel leads. To promote a
+stale channel again, omit --refresh.`,
 		Example: `  krtpkg promote --trust-key cosign.pub --key cosign.key --to candidate registry.example/krt/edge:1.0.0
   krtpkg promote --policy trust.yaml --keyless --to stable registry.example/krt/edge:candidate
   krtpkg promote --trust-key cosign.pub --key cosign.key --to stable --expires 30d registry.example/krt/edge:candidate
@@ -52,13 +52,13 @@ promoted again without --refresh.`,
 	}
 	o.addSignFlags(cmd)
 	flags := cmd.Flags()
-	flags.StringArrayVar(&o.trust.keys, "trust-key", nil, "trusted public key; can be repeated, any of them may have signed")
+	flags.StringArrayVar(&o.trust.keys, "trust-key", nil, "trusted public key; can be repeated: one valid signature is enough")
 	flags.StringVar(&o.trust.policy, "policy", "", "trust policy file (also $"+policyVariable+", or trust.yaml next to the config file)")
 	flags.StringVar(&o.to, "to", "", "the channel: a tag that is not a version")
 	flags.StringVar(&o.by, "by", "", "who promotes (default: the user of this machine)")
 	flags.BoolVar(&o.back, "back", false, "let the channel go back to an older version, or move to another build of its version")
 	flags.BoolVar(&o.back, "allow-downgrade", false, "the same as --back")
-	flags.Var(&o.expires, "expires", "how long the channel is fresh by this promotion, such as 30d (default: for ever; with --refresh as long as before)")
+	flags.Var(&o.expires, "expires", "how long this promotion keeps the channel fresh, such as 30d (default: forever; with --refresh as long as before)")
 	flags.BoolVar(&o.refresh, "refresh", false, "renew the promotion of a channel that is at this version, and is not stale")
 	requireFlags(cmd, "to")
 	return cmd

@@ -47,23 +47,24 @@ func (a *app) pruneCommand() *cobra.Command {
 		Long: `Prune deletes versions of bundles and runtimes from one repository or folder, with everything that only
 they need there: images, signatures and other referrers, and their tags.
 
-What stays, with all that it names and all that is attached to any of it:
-  --keep PATTERN      what a tag or a digest names that the pattern matches, as in stable or 1.*
+These stay, with everything that they name and everything attached to any of it:
+  --keep PATTERN      versions with a matching tag or digest, as in stable or 1.*
   --keep-versions N   the newest N versions of each name
   --cluster           what the revisions recorded on the cluster may roll back to; --contexts names several
   channels            tags that are not a version, unless you pass --delete-channels
-  unknown tags        what is neither a bundle nor a runtime, unless you pass --delete-unknown
+  unknown tags        those of neither a bundle nor a runtime, unless you pass --delete-unknown
 
 At least one of the first three is needed, each pattern must match a tag, each cluster must have a revision
 recorded, and at least one version must stay. Versions are compared as their tags and manifests claim them;
-no signature is verified, so who may push a version makes an older one go. Something is deleted only if a version that does not stay leads to
-it, and nothing that stays names it. A dry run asks the registry to delete a manifest that does not exist, to
-find out whether you may. Other repositories are not touched, not even those that copy --paths
-preserve has made. What refers to a digest here from elsewhere is not seen: name it with --keep.
+no signature is verified, so anyone who can push a version can cause an older one to be deleted. Content is
+deleted only if it is reachable only from deleted versions. A dry run asks the registry to delete a manifest
+that does not exist, to find out whether you may. Other repositories are not touched, not even those that
+copy --paths preserve has created. References from other repositories are not detected: protect those digests
+with --keep.
 
 The plan is shown first. Tags are deleted before manifests, and manifests before what they name, so an
-interrupted prune leaves nothing that stays damaged; run it again to delete the rest. A folder frees its disk
-space at once, a registry with its own garbage collection. Copy nothing to the same place meanwhile.`,
+interrupted prune damages nothing that stays; run it again to delete the rest. A folder frees its disk
+space at once, a registry at its next garbage collection. Copy nothing to the same place meanwhile.`,
 		Example: `  krtpkg prune site.example/krt/edge --keep-versions 3 --cluster --dry-run
   krtpkg prune site.example/krt/edge --keep stable --keep '2.*' --contexts north,south
   krtpkg prune oci:dist --keep-versions 1 --yes`,
@@ -72,14 +73,14 @@ space at once, a registry with its own garbage collection. Copy nothing to the s
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.runPrune(cmd.Context(), args[0], &o) },
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&o.keep, "keep", nil, "keep what a tag or a digest names that matches this pattern, such as stable or 1.*")
+	flags.StringSliceVar(&o.keep, "keep", nil, "keep versions with a tag or digest that matches this pattern, such as stable or 1.*")
 	flags.IntVar(&o.keepVersions, "keep-versions", 0, "keep this many versions of each name, the newest")
 	flags.BoolVar(&o.onCluster, "cluster", false, "keep what the revisions recorded on the cluster may roll back to")
-	flags.StringSliceVar(&o.contexts, "contexts", nil, "the same for the clusters of these kubeconfig contexts")
+	flags.StringSliceVar(&o.contexts, "contexts", nil, "like --cluster, for the clusters of these kubeconfig contexts")
 	o.cluster.addKubeconfig(cmd)
 	flags.StringVarP(&o.cluster.Namespace, "namespace", "n", "", "look for records only in this namespace (default: all namespaces)")
-	flags.BoolVar(&o.allowNoRevisions, "allow-no-revisions", false, "go on if a cluster has no revision recorded")
-	flags.BoolVar(&o.deleteChannels, "delete-channels", false, "also delete versions that a channel names, a tag that is not a version")
+	flags.BoolVar(&o.allowNoRevisions, "allow-no-revisions", false, "continue if a cluster has no revision recorded")
+	flags.BoolVar(&o.deleteChannels, "delete-channels", false, "also delete versions named by a channel, which is a tag that is not a version")
 	flags.BoolVar(&o.deleteUnknown, "delete-unknown", false, "also delete tags that name neither a bundle nor a runtime, and what only they need")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "show what would be deleted without deleting")
 	flags.BoolVarP(&o.yes, "yes", "y", false, "skip the confirmation")
@@ -95,9 +96,9 @@ func (o *pruneOptions) checkPruneFlags(a *app, at place.Place) error {
 	case at.File != "":
 		return &usageError{fmt.Errorf("%s is an archive, which cannot be changed", at)}
 	case len(o.keep) == 0 && o.keepVersions == 0 && !o.reachesClusters():
-		return &usageError{errors.New("what stays? pass --keep PATTERN, --keep-versions N, --cluster or several of them")}
+		return &usageError{errors.New("nothing to keep: pass --keep, --keep-versions or --cluster")}
 	case !o.onCluster && (o.cluster.Context != "" || !o.reachesClusters() && (o.cluster.Kubeconfig != "" || o.cluster.Namespace != "" || o.allowNoRevisions)):
-		return &usageError{errors.New("--context, --kubeconfig, --namespace and --allow-no-revisions are about a cluster, and none is asked: add --cluster")}
+		return &usageError{errors.New("--context, --kubeconfig, --namespace and --allow-no-revisions require --cluster")}
 	case o.keepVersions < 0:
 		return &usageError{fmt.Errorf("--keep-versions %d: want 1 or more", o.keepVersions)}
 	case o.concurrency < 1 || o.concurrency > 64:

@@ -19,7 +19,7 @@ import (
 type otherArchiveError struct{ file, holds string }
 
 func (e *otherArchiveError) Error() string {
-	return fmt.Sprintf("export to %s: it holds %s", e.file, e.holds)
+	return fmt.Sprintf("export to %s: file holds %s", e.file, e.holds)
 }
 
 // refuseOtherArchive returns an error if a file holds versions that the plan lacks, or is not an archive.

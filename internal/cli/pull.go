@@ -42,7 +42,7 @@ The folder must be new or empty. It appears under its name when everything is in
 	}
 	outputDirFlag(cmd, &o.dir, "folder to write to")
 	o.trust.addTrustFlags(cmd)
-	o.trust.addUnsigned(cmd, "fetch what no policy file would let pass")
+	o.trust.addUnsigned(cmd, "fetch even if a policy file would refuse it")
 	return cmd
 }
 

@@ -18,7 +18,8 @@ func (a *app) rbacCommand() *cobra.Command {
 		Use:   "rbac REFERENCE",
 		Short: "print the roles that an apply of a runtime needs, and no more",
 		Long: `Rbac computes from the runtime's own resources what a service account needs to apply it, to
-upgrade and to delete it, and prints the roles and bindings as manifests, with their namespaces. Creating a role requires the permissions it grants, so the service account holds them.`,
+upgrade and to delete it, and prints the roles and bindings as manifests, with their namespaces.
+Creating a role requires the permissions it grants, so the service account holds them.`,
 		Example: `  krtpkg rbac --key cosign.pub registry.example/krt/edge:1.0.0 > roles.yaml
   krtpkg rbac oci:dist:1.0.0 --allow-unsigned --service-account deployer -n ops`,
 		GroupID: groupCluster,
@@ -31,7 +32,7 @@ upgrade and to delete it, and prints the roles and bindings as manifests, with t
 	o.trust.addUnsigned(cmd, "continue without verifying signatures")
 	o.values.addValuesFlags(cmd)
 	cmd.Flags().StringVar(&account, "service-account", "krtpkg", "the service account that applies")
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "its namespace, which holds the records")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of the service account and of the records")
 	return cmd
 }
 

@@ -24,8 +24,12 @@ import (
 
 func (a *app) receiptsCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "receipts",
-		Short:   "verify what sites say they applied",
+		Use:   "receipts",
+		Short: "verify signed receipts from sites",
+		Long: `A receipt is a signed statement of what a site applied, and how it ended; krtpkg apply --receipt and
+krtpkg rollback --receipt write one (docs/RECEIPTS.md).`,
+		Example: `  krtpkg apply --key cosign.pub --yes registry.example/krt/edge:1.0.0 --receipt edge.json --receipt-key site.key
+  krtpkg receipts verify edge.json --key site.pub`,
 		GroupID: groupTrust,
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -48,12 +52,12 @@ func (a *app) receiptsVerifyCommand() *cobra.Command {
 		Short: "verify receipts and show the state of the fleet",
 		Long: `Verify reads receipts, as krtpkg apply --receipt writes them, from files and from the *.json files
 of folders, verifies who signed them, and prints for each cluster and runtime what the newest one
-says. --fleet names the clusters that receipts are expected of.
+says. --fleet names the clusters that must have receipts.
 
-A receipt is refused with exit code 3 if no trusted key signed it, if it was changed, if it is of
-another cluster than its file or the fleet says, or older than what --previous has seen. If none is
-refused, but some are missing or older than --max-age, the exit code is 4. An apply that failed at
-its site is shown, and is not an error here.`,
+A receipt is refused with exit code 3 if no trusted key signed it, if it was changed, if it names
+another cluster than its file or the fleet does, or if it is older than one that --previous has seen. If
+none is refused, but some are missing or older than --max-age, the exit code is 4. An apply that failed
+at its site is shown, and is not an error here.`,
 		Example: `  krtpkg receipts verify receipts --key site.pub
   krtpkg receipts verify receipts --key site.pub --fleet fleet.yaml --max-age 30d
   krtpkg receipts verify receipts --key site.pub --previous last.json -o json > now.json`,
@@ -62,9 +66,9 @@ its site is shown, and is not an error here.`,
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVar(&o.keys, "key", nil, "trusted public key: a file, or the URI of a key management service; can be repeated")
-	flags.StringVar(&o.fleet, "fleet", "", "file of the clusters that receipts are expected of, and of their keys")
+	flags.StringVar(&o.fleet, "fleet", "", "file of the clusters that must have receipts, with their keys")
 	flags.StringVar(&o.previous, "previous", "", "result of an earlier run (-o json): older receipts than it has seen are refused, absent ones are missing")
-	flags.Var(&o.maxAge, "max-age", "age from which a receipt is old, such as 30d or 12h (default: none is)")
+	flags.Var(&o.maxAge, "max-age", "maximum age of a receipt, such as 30d or 12h (default: unlimited)")
 	outputFlag(cmd, &o.format)
 	return cmd
 }

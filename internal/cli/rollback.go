@@ -40,11 +40,11 @@ Rollback hooks of Helm charts (pre-rollback, post-rollback) of the target versio
 	o.site.trust.addUnsigned(cmd, "continue without verifying signatures")
 	flags := cmd.Flags()
 	flags.StringVar(&to, "to", "", "the version or revision number to go back to")
-	flags.StringVar(&from, "from", "", "where to find it, REGISTRY/REPOSITORY, if it is no longer at its recorded place")
+	flags.StringVar(&from, "from", "", "repository that has the revision, REGISTRY/REPOSITORY, if it is no longer at its recorded place")
 	flags.StringSliceVar(&o.site.skip, "skip-check", nil, "skip a check before the apply, as with krtpkg apply")
 	o.site.addOwnership(cmd)
 	addRunHooks(cmd, &o.runHooks, "run rollback hooks of charts, and deletion hooks of removed bundles")
-	o.metrics.addMetricsFlags(cmd, "write how it ended to this file, for the textfile collector of Prometheus' node exporter")
+	o.metrics.addMetricsFlags(cmd, "write the outcome to this file as Prometheus metrics, for the textfile collector of the node exporter")
 	o.receipt.addReceiptFlags(cmd, "write a signed receipt of what was applied to this file")
 	o.cluster.addChanging(cmd)
 	o.cluster.addDiff(cmd)
@@ -84,7 +84,7 @@ func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOp
 	}
 	p.ranBefore = true
 	if got := p.root.Digest.String(); got != target.Digest {
-		return fmt.Errorf("%s is %s, but revision %d of %s was %s", reference, got, target.Number, name, target.Digest)
+		return fmt.Errorf("%s is %s, but revision %d of %s was %s: pass --from with a repository that has %s", reference, got, target.Number, name, target.Digest, target.Digest)
 	}
 	if err := p.deployAs(name); err != nil {
 		return err

@@ -193,7 +193,7 @@ func checkExclusive(cmd *cobra.Command) error {
 		for _, group := range flag.Annotations[groups] {
 			for _, other := range strings.Fields(group) {
 				if err == nil && other != flag.Name && cmd.Flags().Changed(other) {
-					err = &usageError{fmt.Errorf("--%s and --%s cannot be used together", flag.Name, other)}
+					err = &usageError{fmt.Errorf("--%s cannot be used with --%s", flag.Name, other)}
 				}
 			}
 		}

@@ -35,8 +35,8 @@ For a reference it prints the OpenAPI v3 schema of the site's values: of a bundl
 by bundle, as in the file for apply --values.
 
 Schema result prints the JSON schema of what a command prints with -o json, schema events that of
-a line of --progress json, schema catalog that of the catalog.json of krtpkg catalog. All only get further
-fields.`,
+a line of --progress json, schema catalog that of the catalog.json of krtpkg catalog. Fields are only
+ever added.`,
 		Example: `  krtpkg schema bundle > bundle.schema.json
   krtpkg schema registry.example/krt/edge:1.0.0
   krtpkg schema result build

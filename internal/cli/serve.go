@@ -35,7 +35,7 @@ func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve ARCHIVE|oci:FOLDER...|--upstream REGISTRY",
-		Short: "serve archives or folders as a registry, or another registry as far as a policy accepts it",
+		Short: "serve archives or folders as a registry, or proxy a registry, serving only what a policy accepts",
 		Long: `Serve runs a read-only registry of archives and folders, for a site without a registry: krtpkg,
 kapp-controller and the nodes pull from it. It serves roots under their own names, and images also
 under their upstream names, so that nodes can use it as a mirror. Serve an archive together with its base,
@@ -47,12 +47,12 @@ With --writable it serves a folder as an ordinary registry that accepts pushes, 
 
 It answers /healthz, and /metrics for Prometheus, without a login.
 
-With --ui it also serves pages of what it serves, for browsers: the address without a path. They are made
+With --ui it also serves web pages that show what it serves, at the address without a path. It writes them
 at the start, before it answers; krtpkg catalog writes the same into a folder.
 
-With --upstream it is a gate in front of a registry, for clients that verify nothing: it answers only
-what the policy accepts, and what the locks of verified runtimes name. Tags move on only to what
-verifies, and never back. The policy is read again when it changes.`,
+With --upstream it is a gate in front of a registry, for clients that verify nothing: it serves only
+what the policy accepts, and what the locks of verified runtimes name. Tags move only to verified
+versions, and never back. The policy is read again when it changes.`,
 		Example: `  krtpkg serve edge-1.0.0.tar
   krtpkg serve --listen :5000 --tls-cert site.crt --tls-key site.key --htpasswd users edge-1.0.0.tar extras.tar
   krtpkg serve --ui edge-1.0.0.tar
@@ -83,7 +83,7 @@ verifies, and never back. The policy is read again when it changes.`,
 	flags.StringVar(&f.repository, "repository", "", "repository name of the roots, as in krt/edge")
 	f.trust.addTrustFlags(cmd)
 	f.trust.addUnsigned(cmd, "serve even if a policy file would refuse it")
-	flags.BoolVar(&f.ui, "ui", false, "also serve pages of what is served, for browsers")
+	flags.BoolVar(&f.ui, "ui", false, "also serve web pages that show what is served")
 	flags.BoolVar(&f.writable, "writable", false, "accept pushes into the given folder")
 	f.gate.addGateFlags(cmd)
 	return cmd
@@ -202,7 +202,7 @@ func (f serveFlags) loadLogin() (serve.Login, error) {
 func (a *app) serveHandler(ctx context.Context, references []string, f serveFlags) (http.Handler, error) {
 	if f.writable {
 		if f.ui {
-			return nil, &usageError{errors.New("--ui shows what does not change: it cannot be used with --writable; krtpkg catalog writes pages of a registry")}
+			return nil, &usageError{errors.New("--ui cannot be used with --writable: its pages are written once; krtpkg catalog writes pages of a registry")}
 		}
 		if len(references) > 1 || f.repository != "" {
 			return nil, &usageError{errors.New("--writable takes a single folder, with a layout for each repository")}

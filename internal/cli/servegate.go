@@ -43,12 +43,12 @@ func (f *gateFlags) addGateFlags(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.upstreams, "upstream", nil, "serve [NAME=]REGISTRY[/PREFIX], only what the policy accepts; can be repeated")
 	flags.StringVar(&f.cache, "cache", "", "with --upstream: folder that keeps blobs and manifests; without it they are passed through")
 	flags.StringVar(&f.cacheSize, "cache-size", "10GiB", "with --upstream: size limit of the cache")
-	flags.StringVar(&f.state, "state", "", "with --upstream: folder that keeps what tags led to (default gate in krtpkg's cache folder)")
+	flags.StringVar(&f.state, "state", "", "with --upstream: folder that records what each tag named (default: gate in krtpkg's cache folder)")
 	flags.StringVar(&f.logLines, "log-format", "text", "text|json: with json, a line of JSON for each event, and without --upstream for each request")
 	flags.BoolVar(&f.images, "images", false, "with --upstream: verify upstream's signatures of images by the policy's rules for images")
-	flags.BoolVar(&f.allowDowngrade, "allow-downgrade", false, "with --upstream: let tags go back to older versions")
-	flags.DurationVar(&f.refresh, "refresh", 10*time.Second, "with --upstream: how long to keep what a tag leads to, and a refusal")
-	flags.DurationVar(&f.grace, "grace", 10*time.Second, "with --upstream: how long running answers may take when it ends")
+	flags.BoolVar(&f.allowDowngrade, "allow-downgrade", false, "with --upstream: let tags move back to older versions")
+	flags.DurationVar(&f.refresh, "refresh", 10*time.Second, "with --upstream: how long to cache tag lookups and refusals")
+	flags.DurationVar(&f.grace, "grace", 10*time.Second, "with --upstream: how long open requests may run after shutdown begins")
 }
 
 // checkGateFlags refuses combinations that mean nothing.
@@ -57,7 +57,7 @@ func (f *gateFlags) checkGateFlags(cmd *cobra.Command, args []string) error {
 	if len(f.upstreams) > 0 {
 		refused, needs = withoutGate, "cannot be used with --upstream"
 		if len(args) > 0 {
-			return &usageError{fmt.Errorf("%s: --upstream serves registries, and no archives or folders", args[0])}
+			return &usageError{fmt.Errorf("%s: --upstream cannot be used with archives or folders", args[0])}
 		}
 	}
 	for _, flag := range refused {
@@ -165,7 +165,7 @@ func (f *gateFlags) stateDir() (string, error) {
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", &usageError{fmt.Errorf("no folder for what tags led to: pass --state: %w", err)}
+		return "", &usageError{fmt.Errorf("no state folder: %w: set HOME, or pass --state", err)}
 	}
 	return filepath.Join(cache, "krtpkg", "gate"), nil
 }

@@ -38,7 +38,7 @@ func (a *app) readPassphrase(ctx context.Context, file, passwordFile string) fun
 		if text, set := os.LookupEnv(passwordVariable); set {
 			return []byte(text), nil
 		}
-		passphrase, err := a.askPassword(ctx, "Passphrase for "+file+":", "set "+passwordVariable)
+		passphrase, err := a.askPassword(ctx, "Passphrase for "+file+":", "set "+passwordVariable+" or pass --password-file")
 		if err != nil {
 			return nil, fmt.Errorf("passphrase of %s: %w", file, err)
 		}
@@ -88,7 +88,7 @@ func (a *app) signOptions(ctx context.Context, f *signFlags) (o sign.SignOptions
 	case (f.key == "") != f.keyless:
 		err = errors.New("signer required: pass --key or --keyless")
 	case f.keyless && f.certificate+f.chain != "":
-		err = errors.New("--keyless and --certificate cannot be used together: Fulcio issues the certificate")
+		err = errors.New("--keyless cannot be used with --certificate: Fulcio issues the certificate")
 	case f.chain != "" && f.certificate == "":
 		err = errors.New("--certificate-chain requires --certificate")
 	}

@@ -239,7 +239,7 @@ func TestApplyToSeveralClusters(t *testing.T) {
 	if isTagged(t, "http://"+registry.Host+"/v2/older/stack/manifests/0.9.0") {
 		t.Error("a refused version was imported")
 	}
-	s.refused(2, "cannot be used together", append(apply, "--contexts", "north", "--context", "south")...)
+	s.refused(2, "--context cannot be used with --contexts", append(apply, "--contexts", "north", "--context", "south")...)
 	s.receipts(north, south, apply)
 
 	// What runs came by a channel that nobody renewed: status says so if a policy is configured.
@@ -305,11 +305,11 @@ func (s *site) receipts(north, south *clustertest.Cluster, apply []string) {
 	}
 	s.write("last.json", s.ok(append(verify, "-o", "json")...))
 	s.write("receipts/north.json", string(older))
-	s.refused(3, "was seen before", append(verify, "--previous", "last.json")...)
+	s.refused(3, "was already seen", append(verify, "--previous", "last.json")...)
 	s.write("receipts/north.json", strings.Replace(string(older), "eyJ", "eyA", 1))
 	s.refused(3, "the signature is not valid", verify...)
 	s.write("receipts/south.json", string(older))
-	s.refused(3, "receipts/south.json: it is of cluster north, but south is", verify...)
+	s.refused(3, "receipts/south.json: receipt names cluster north, but south is", verify...)
 	s.refused(2, "not a receipt", append(slices.Clone(apply), "--context", "north", "--receipt", "cosign.pub", "--receipt-key", "cosign.key")...)
 	s.refused(3, "not signed by a trusted key", "receipts", "verify", "receipts/south.json", "--key", s.otherKey())
 	if err := os.RemoveAll(s.path("receipts/south.json")); err != nil {

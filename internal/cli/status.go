@@ -32,11 +32,11 @@ func (a *app) statusCommand() *cobra.Command {
 since the apply, by kapp's diff), and newer versions in its registry. --watch prints it again on
 every change until all bundles are healthy.
 
---all-namespaces requires permission to list ConfigMaps in all namespaces, and to read in each that has a runtime: one
-that cannot be read is an error, after the others have been printed. --watch notes it once and watches the others.
+--all-namespaces requires permission to list ConfigMaps in all namespaces, and to read in each that has a runtime. A
+namespace that cannot be read is an error, after the others have been printed. --watch notes it once and watches the others.
 
---html also writes a page of the same for browsers: the layers as a picture coloured by health and drift,
-and the revisions. --receipts adds what sites say they applied.`,
+--html also writes a web page: the layers as a picture coloured by health and drift, and the revisions.
+--receipts adds the receipts of sites.`,
 		Example: `  krtpkg status
   krtpkg status --all-namespaces
   krtpkg status edge -o json
@@ -55,7 +55,7 @@ and the revisions. --receipts adds what sites say they applied.`,
 	flags.BoolVarP(&o.watch, "watch", "w", false, "watch until all bundles are healthy")
 	flags.DurationVar(&o.every, "every", 2*time.Second, "interval of --watch")
 	flags.BoolVar(&o.offline, "no-registry", false, "do not ask the registry for newer versions")
-	flags.StringVar(&o.page, "html", "", "file of a page to write, for browsers")
+	flags.StringVar(&o.page, "html", "", "also write the status as a web page to this file")
 	flags.StringVar(&o.receipts, "receipts", "", "with --html: result of krtpkg receipts verify -o json to show")
 	flags.BoolVar(&o.exitCode, "exit-code", false, "exit with code 5 if anything is unhealthy or has drifted")
 	cmd.MarkFlagsMutuallyExclusive("all-namespaces", "namespace")

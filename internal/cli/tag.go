@@ -74,7 +74,7 @@ func (a *app) runTag(ctx context.Context, reference, tag string, o tagOptions) e
 		if m, err := bundle.ReadManifest(ctx, at.store, before); err == nil {
 			what = titleOf(m) + ", " + what
 		}
-		return fmt.Errorf("tag %s: it names %s: pass --force to move it", named, what)
+		return fmt.Errorf("tag %s names %s: pass --force to move it", named, what)
 	}
 	store, err := at.Create(ctx, at.client)
 	if err != nil {

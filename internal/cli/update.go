@@ -38,7 +38,7 @@ lists those of images, whose tags are in your manifests.`,
 		},
 	}
 	fileFlag(cmd, &definition)
-	cmd.Flags().BoolVar(&latest, "latest", false, "change the definition to the newest versions, whatever its range")
+	cmd.Flags().BoolVar(&latest, "latest", false, "change the definition to the newest versions, regardless of its range")
 	outputFlag(cmd, &format)
 	return cmd
 }

@@ -14,7 +14,7 @@ import (
 // args[0] becomes that.
 func oneReference(_ *cobra.Command, args []string) (err error) {
 	if len(args) == 0 {
-		return errors.New("want a reference")
+		return errors.New("reference required: REGISTRY/REPOSITORY:TAG, oci:FOLDER:TAG or FILE.tar")
 	}
 	args[0], err = place.Single(args)
 	return err

@@ -148,7 +148,7 @@ func probeChunks(ctx context.Context, e *registryExam) error {
 		return err
 	}
 	if least > maxChunk {
-		return fmt.Errorf("it wants chunks of %d bytes, and more than %d are not held", least, maxChunk)
+		return fmt.Errorf("registry requires chunks of %d bytes; krtpkg holds at most %d", least, maxChunk)
 	}
 	size := max(20, int(least))
 	data := []byte("in chunks " + e.run)
@@ -163,7 +163,7 @@ func probeChunks(ctx context.Context, e *registryExam) error {
 			return err
 		}
 		if arrived, said := registry.RangeEnd(response); said && offset > 0 && arrived <= int64(offset) {
-			return fmt.Errorf("it answers %d for the second chunk, and drops it", response.StatusCode)
+			return fmt.Errorf("registry accepted the second chunk with status %d but discarded it", response.StatusCode)
 		}
 		if to, err = registry.Location(response); err != nil {
 			return err

@@ -259,7 +259,7 @@ func ignoreEOF(err error) error {
 }
 
 // ErrNoTerminal is the error of a question that only a person can answer.
-var ErrNoTerminal = errors.New("no terminal to ask for it")
+var ErrNoTerminal = errors.New("no terminal")
 
 // Password reads a password from the terminal without showing it. Interrupted, it leaves the terminal as it
 // was.

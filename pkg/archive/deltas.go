@@ -65,7 +65,7 @@ const maxDeltaBases = 16
 // ParseDelta reads what a manifest of deltas says of one.
 func ParseDelta(blob ocispec.Descriptor) (Delta, error) {
 	if err := blob.Digest.Validate(); err != nil || blob.Size < 0 {
-		return Delta{}, fmt.Errorf("delta %q of %d bytes", blob.Digest, blob.Size)
+		return Delta{}, fmt.Errorf("invalid descriptor of a delta: digest %q, size %d", blob.Digest, blob.Size)
 	}
 	d := Delta{
 		Blob:  ocispec.Descriptor{MediaType: octets, Digest: blob.Digest, Size: blob.Size},
@@ -130,7 +130,7 @@ type FeatureError struct {
 }
 
 func (e *FeatureError) Error() string {
-	return fmt.Sprintf("it requires %q, which this version does not know: update krtpkg", e.Feature)
+	return fmt.Sprintf("archive requires %q, which this version does not know: update krtpkg", e.Feature)
 }
 
 // countText returns the annotation of the number of manifests. Versions that do not know what an archive

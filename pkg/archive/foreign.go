@@ -20,7 +20,7 @@ import (
 
 // ErrOrder reports a stream whose files are in another order than [Write] writes, as after it was
 // unpacked and packed again: reading in one pass relies on the order.
-var ErrOrder = errors.New("its files are not in krtpkg's order, so it cannot be read as a stream")
+var ErrOrder = errors.New("files are not in krtpkg's order, so the archive cannot be read as a stream")
 
 // ForeignError reports that a file was not written by [WriteFile].
 type ForeignError struct {
@@ -28,11 +28,11 @@ type ForeignError struct {
 	Is, Hint string
 }
 
-func (e *ForeignError) Error() string { return "it is " + e.Is }
+func (e *ForeignError) Error() string { return "file is " + e.Is }
 
 var (
 	errGzip         = &ForeignError{"compressed with gzip, which krtpkg does not read", "decompress it with gunzip first"}
-	errParityVolume = &ForeignError{"a volume of parity, from which other volumes are restored", "name one of the other volumes: krtpkg finds this one next to it"}
+	errParityVolume = &ForeignError{"a parity volume, from which other volumes are restored", "name one of the other volumes: krtpkg finds this one next to it"}
 	errDockerSave   = &ForeignError{"an archive of docker save or podman save, not of krtpkg export", "krtpkg reads archives of krtpkg export; push single images with docker load and docker push, and build with --image-mirror"}
 )
 

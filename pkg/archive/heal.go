@@ -39,18 +39,18 @@ func (e *DamageError) Error() string {
 	text := ""
 	switch {
 	case content == 0 && unknown > 0:
-		text = fmt.Sprintf("%s of its parity are damaged, and without it %s of the content cannot be checked", formatBytes(e.Damage.Parity), formatBytes(unknown))
+		text = fmt.Sprintf("%s of the parity damaged, without which %s of the content cannot be checked", formatBytes(e.Damage.Parity), formatBytes(unknown))
 	case content == 0 && len(e.Damage.Unknown) > 0:
-		return fmt.Sprintf("%s of its parity are damaged, too much to heal anything; the content is intact", formatBytes(e.Damage.Parity))
+		return fmt.Sprintf("%s of the parity damaged, too much to repair anything; the content is intact", formatBytes(e.Damage.Parity))
 	case content == 0:
-		return fmt.Sprintf("the content is intact, but %s of its parity are damaged", formatBytes(e.Damage.Parity))
+		return fmt.Sprintf("the content is intact, but %s of the parity is damaged", formatBytes(e.Damage.Parity))
 	default:
-		text = fmt.Sprintf("%s in %s are damaged", formatBytes(content), countPlaces(len(e.Damage.Content)))
+		text = fmt.Sprintf("%s damaged in %s", formatBytes(content), countPlaces(len(e.Damage.Content)))
 		if e.IsHealable() {
-			return text + ", and its parity can heal all of it"
+			return text + "; parity can repair all of it"
 		}
 		if lost := parity.CountBytes(e.Damage.Lost); lost > 0 {
-			text += fmt.Sprintf(", of which %s cannot be healed", formatBytes(lost))
+			text += fmt.Sprintf(", of which %s cannot be repaired", formatBytes(lost))
 		} else {
 			text += fmt.Sprintf(", and %s more cannot be checked", formatBytes(unknown))
 		}
@@ -271,7 +271,7 @@ type Repaired struct {
 }
 
 // ErrNoParity is the error of a damaged file that nothing can heal.
-var ErrNoParity = errors.New("it has no parity, so damage cannot be healed")
+var ErrNoParity = errors.New("no parity, so damage cannot be repaired")
 
 // Repair heals a file with parity, or makes a volume from the others that is lost, or too damaged to heal itself. The
 // healed file is written next to the damaged one, checked, and then gets its name; a file that is intact stays as it is. It
@@ -427,7 +427,7 @@ func writeHealed(ctx context.Context, from io.ReaderAt, g parity.Geometry, name,
 		}
 	}
 	if err := checkHealed(ctx, name, temporary, o.Progress); err != nil {
-		return fmt.Errorf("check what was healed: %w", err)
+		return fmt.Errorf("check the repaired file: %w", err)
 	}
 	if err := os.Rename(temporary, target); err != nil {
 		return err

@@ -186,7 +186,7 @@ func (s *tarScanner) readIndex() (a indexInfo, err error) {
 	}
 	for _, d := range a.Manifests {
 		if err := d.Digest.Validate(); err != nil || d.Size < 0 {
-			return a, fmt.Errorf("%s names %q of %d bytes: %w", ocispec.ImageIndexFile, d.Digest, d.Size, ErrDamaged)
+			return a, fmt.Errorf("%s: invalid descriptor: digest %q, size %d: %w", ocispec.ImageIndexFile, d.Digest, d.Size, ErrDamaged)
 		}
 	}
 	if err := checkFeatures(a.Annotations[annotationRequires]); err != nil {
@@ -289,7 +289,7 @@ func (w namedContent) addManifest(d digest.Digest, data []byte) error {
 	}
 	for _, named := range m.Blobs() {
 		if err := named.Digest.Validate(); err != nil || named.Size < 0 {
-			return fmt.Errorf("manifest %s names %q of %d bytes: %w", d, named.Digest, named.Size, ErrDamaged)
+			return fmt.Errorf("manifest %s: invalid descriptor: digest %q, size %d: %w", d, named.Digest, named.Size, ErrDamaged)
 		}
 		if !oci.IsForeign(named) {
 			sizes[named.Digest] = named.Size
@@ -299,7 +299,7 @@ func (w namedContent) addManifest(d digest.Digest, data []byte) error {
 	}
 	for _, named := range m.Manifests {
 		if err := named.Digest.Validate(); err != nil || named.Size < 0 {
-			return fmt.Errorf("manifest %s names %q of %d bytes: %w", d, named.Digest, named.Size, ErrDamaged)
+			return fmt.Errorf("manifest %s: invalid descriptor: digest %q, size %d: %w", d, named.Digest, named.Size, ErrDamaged)
 		}
 		w.manifests[named.Digest] = named
 	}

@@ -224,7 +224,7 @@ func openRegular(name string) (*os.File, error) {
 		return nil, err
 	}
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.Join(err, errors.New("it is not a file"), file.Close())
+		return nil, errors.Join(err, errors.New("not a file"), file.Close())
 	}
 	return file, nil
 }

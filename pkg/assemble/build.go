@@ -222,10 +222,10 @@ func (o Options) noteHooks(a *assembly) {
 		}
 		return some
 	}
-	const asked = " if --run-hooks says so"
-	note(at("pre-delete", "post-delete"), "runs at delete"+asked, "run at delete"+asked)
-	note(at("pre-rollback", "post-rollback"), "runs at rollback"+asked, "run at rollback"+asked)
-	note(a.tests, "is a Helm test and left out", "are Helm tests and left out")
+	const asked = " only with --run-hooks"
+	note(at("pre-delete", "post-delete"), "runs on delete"+asked, "run on delete"+asked)
+	note(at("pre-rollback", "post-rollback"), "runs on rollback"+asked, "run on rollback"+asked)
+	note(a.tests, "is a Helm test and is skipped", "are Helm tests and are skipped")
 }
 
 // placeError places an error at a field of the definition, unless it already has a place.

@@ -25,7 +25,7 @@ func CheckIcon(svg string) error {
 			return nil
 		}
 		if errors.Is(err, io.EOF) {
-			return errors.New("the icon is not an SVG: it has no element")
+			return errors.New("the icon is not an SVG: no element found")
 		}
 		if err != nil {
 			return fmt.Errorf("the icon is not an SVG: %w", err)

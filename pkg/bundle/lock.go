@@ -121,7 +121,7 @@ func findLock(r io.Reader) ([]byte, error) {
 		case header.Name != fileImages || header.Typeflag != tar.TypeReg:
 			continue
 		case lock != nil:
-			return nil, fmt.Errorf("%s is there twice", fileImages)
+			return nil, fmt.Errorf("duplicate %s", fileImages)
 		case header.Size > oci.MaxMetadataFile:
 			return nil, fmt.Errorf("%s has %d bytes, the limit is %d: %w", fileImages, header.Size, oci.MaxMetadataFile, oci.ErrTooLarge)
 		}

@@ -30,7 +30,7 @@ bundle.yaml:5:12: metadata.version "v1" is not a semantic version: want MAJOR.MI
 bundle.yaml:7:10: spec.layer is 7, want a number from 0 to 6
 bundle.yaml:8:3: unknown field "categry" (did you mean "category"?)
 bundle.yaml:11:15: spec.sources[0].sha256 "ABC" is not a sha256 digest: want 64 hexadecimal digits in lower case
-bundle.yaml:12:13: spec.sources[1].url "ftp://x" is no https URL
+bundle.yaml:12:13: spec.sources[1].url "ftp://x" is not an https URL: want https://…
 bundle.yaml:12:24: unknown field "extra"`
 	if err == nil || err.Error() != want {
 		t.Errorf("got:\n%v\nwant:\n%s", err, want)

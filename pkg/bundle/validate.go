@@ -193,7 +193,7 @@ var wanted = map[string]string{
 	"name":       "is not a name: want lower-case letters, digits and dashes, at most 63",
 	"version":    "is not a semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1",
 	"category":   "is not a category: want lower-case letters, digits and dashes",
-	"url":        "is no https URL",
+	"url":        "is not an https URL: want https://…",
 	"sha256":     "is not a sha256 digest: want 64 hexadecimal digits in lower case",
 	"commit":     "is not a commit: want its full id, 40 hexadecimal digits in lower case",
 	"chart":      "is not a chart name: a chart in a folder is dir: FOLDER with template: helm",

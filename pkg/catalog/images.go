@@ -189,7 +189,7 @@ func (r *imageReader) readTree(ctx context.Context, image *knownImage, desc ocis
 		return err
 	}
 	if image.listed += len(m.Manifests); image.listed > maxImageManifests {
-		return fmt.Errorf("its indexes list more than %d manifests: %w", maxImageManifests, oci.ErrTooLarge)
+		return fmt.Errorf("indexes list more than %d manifests: %w", maxImageManifests, oci.ErrTooLarge)
 	}
 	image.items[desc.Digest] = desc.Size
 	for _, blob := range blobs {

@@ -22,14 +22,14 @@ import (
 // Errors of deltas.
 var (
 	// ErrEncoder reports that no known encoder compresses a layer to the same bytes again.
-	ErrEncoder = errors.New("no known encoder gives its bytes again")
+	ErrEncoder = errors.New("no known encoder reproduces this layer")
 	// ErrUnpack reports a layer with the right digest that cannot be unpacked here: it is damaged, its window is over the
 	// limit, or its tar is far larger than it.
-	ErrUnpack = errors.New("it cannot be unpacked here")
+	ErrUnpack = errors.New("layer cannot be unpacked here")
 	// ErrDamaged reports that a delta is damaged, or not a delta.
 	ErrDamaged = errors.New("damaged or not a delta")
-	// ErrMismatch reports that a delta gave other bytes than the layer's.
-	ErrMismatch = errors.New("the delta does not give this layer")
+	// ErrMismatch reports that a delta produced other bytes than the layer's.
+	ErrMismatch = errors.New("delta does not produce this layer")
 )
 
 // VersionError reports a delta that a later version of krtpkg made.

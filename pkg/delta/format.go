@@ -232,7 +232,7 @@ func Open(r io.Reader) (*Delta, error) {
 		return nil, damaged(err)
 	}
 	if string(start[:len(magic)]) != magic {
-		return nil, fmt.Errorf("it does not begin as one: %w", ErrDamaged)
+		return nil, fmt.Errorf("unknown beginning: %w", ErrDamaged)
 	}
 	if version := start[len(magic)]; version != formatVersion {
 		return nil, &VersionError{fmt.Sprintf("format %d", version)}

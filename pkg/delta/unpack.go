@@ -223,7 +223,7 @@ var (
 type tarSizeError struct{ limit int64 }
 
 func (e *tarSizeError) Error() string {
-	return fmt.Sprintf("it has more than %d bytes as a tar", e.limit)
+	return fmt.Sprintf("more than %d bytes when unpacked", e.limit)
 }
 
 // decompress writes what a layer is without compression, whichever it has.

@@ -9,7 +9,7 @@ import (
 
 // ErrWork reports a delta that would take more work than a layer of its size can need. What it makes could be right,
 // but anyone may have written it, and a small delta must not keep a site busy.
-var ErrWork = errors.New("more work than its layer can need")
+var ErrWork = errors.New("exceeds the work limit")
 
 // Limits on the work for one layer. [Make] keeps to them, so that they refuse nothing that it made.
 const (
@@ -45,7 +45,7 @@ func (b Base) allowedBases() (size, tarSize int64) {
 // checkWork returns an error if making the layer would read or write more than it can need.
 func (h Header) checkWork() error {
 	if limit := allowedTarSize(h.Layer.Size); h.Layer.TarSize > limit {
-		return fmt.Errorf("a tar of %d bytes for a layer of %d, at most %d: %w", h.Layer.TarSize, h.Layer.Size, limit, ErrWork)
+		return fmt.Errorf("tar of %d bytes for a layer of %d, the limit is %d: %w", h.Layer.TarSize, h.Layer.Size, limit, ErrWork)
 	}
 	var size, tarSize int64
 	for _, b := range h.Bases {
@@ -76,7 +76,7 @@ func startClock(size int64, o Options) *workClock {
 // check returns an error if the work has taken too long.
 func (c *workClock) check() error {
 	if c.spent+time.Since(c.since) > c.limit {
-		return fmt.Errorf("not made after %v: %w", c.limit.Round(time.Millisecond), ErrWork)
+		return fmt.Errorf("rebuild layer: not finished after %v: %w", c.limit.Round(time.Millisecond), ErrWork)
 	}
 	return nil
 }

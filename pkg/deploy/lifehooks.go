@@ -218,7 +218,7 @@ func notHooks(resources []kappres.Resource) []kappres.Resource {
 const eventTimeout = 5 * time.Second
 
 // errHookFailed means that a Job or a Pod of a hook ended badly.
-var errHookFailed = errors.New("it failed")
+var errHookFailed = errors.New("hook failed")
 
 // names are the hooks of events, as they are told of.
 func skippedHooks(bundle string, hooks []Hook, events ...string) (all []SkippedHook) {

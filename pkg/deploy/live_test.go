@@ -158,7 +158,7 @@ func TestForgottenNamespace(t *testing.T) {
 	_, e2 := c.History(t.Context(), "lost")
 	_, e3 := c.Delete(t.Context(), "lost", DeleteOptions{Options: quick()})
 	for _, err := range []error{e1, e2, e3} {
-		if !errors.Is(err, ErrNotInstalled) || !strings.Contains(err.Error(), "it is in namespace "+r.namespace) {
+		if !errors.Is(err, ErrNotInstalled) || !strings.Contains(err.Error(), "found in namespace "+r.namespace) {
 			t.Errorf("%v", err)
 		}
 	}

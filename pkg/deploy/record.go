@@ -81,7 +81,7 @@ func (c *Cluster) Values(ctx context.Context, runtime string, revision int) ([]b
 func (c *Cluster) notInstalled(ctx context.Context, runtime string) error {
 	err := fmt.Errorf("%s, namespace %s: %w", runtime, c.namespace, ErrNotInstalled)
 	if others := c.records().OtherNamespaces(ctx, runtime); len(others) > 0 {
-		err = fmt.Errorf("%w: it is in namespace %s (--namespace %s)", err, records.NameSome(others), others[0])
+		err = fmt.Errorf("%w: found in namespace %s (--namespace %s)", err, records.NameSome(others), others[0])
 	}
 	return err
 }

@@ -187,7 +187,7 @@ func (u Unit) validate(only bool) error {
 		return errors.New("no manifests")
 	}
 	if u.Layer < 0 {
-		return fmt.Errorf("layer %d", u.Layer)
+		return fmt.Errorf("layer %d: want 0 or more", u.Layer)
 	}
 	if u.Bundle == "" && only {
 		return nil

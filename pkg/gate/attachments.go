@@ -45,7 +45,7 @@ func (r *repository) acceptAttached(ctx context.Context, d digest.Digest, stored
 		}
 	}
 	if m.Subject == nil && !isArgoCD(m) {
-		return fmt.Errorf("%w: it has no subject", errNotAttached)
+		return fmt.Errorf("%w: no subject", errNotAttached)
 	}
 	if m.Subject != nil && !r.isAnswered(m.Subject.Digest) {
 		return fmt.Errorf("%w: its subject %s is not answered", errNotAttached, m.Subject.Digest)
@@ -188,7 +188,7 @@ func (r *repository) describeReferrer(ctx context.Context, subject, d digest.Dig
 }
 
 // errNotAttached is the reason of a refusal of what is attached to something.
-var errNotAttached = errors.New("not answered as an attachment")
+var errNotAttached = errors.New("not served: not an acceptable attachment")
 
 // checkAttached decides on something that is attached to what is answered. Whoever can write upstream attaches what they
 // like, so it must be nothing that runs: no root, and no file system but those that are answered anyway.
@@ -202,13 +202,13 @@ func (r *repository) checkAttached(ctx context.Context, stored storedManifest) e
 	}
 	switch m.ArtifactType {
 	case bundle.TypeRuntime, bundle.TypeBundle, bundle.TypeCatalogue:
-		return fmt.Errorf("%w: it is a %s and must be signed itself", errNotAttached, m.ArtifactType)
+		return fmt.Errorf("%w: a %s must be signed itself", errNotAttached, m.ArtifactType)
 	}
 	if oci.IsIndex(stored.mediaType) {
 		return r.checkAttachedIndex(ctx, m)
 	}
 	if len(m.Manifests) > 0 {
-		return fmt.Errorf("%w: it is an image and an index in one", errNotAttached)
+		return fmt.Errorf("%w: both an image and an index", errNotAttached)
 	}
 	if isArgoCD(m) {
 		return r.checkArgoCD(m)
@@ -224,7 +224,7 @@ func (r *repository) checkAttached(ctx context.Context, stored storedManifest) e
 // checkAttachedIndex accepts an index over what is answered anyway: the closure, and the manifests for Argo CD.
 func (r *repository) checkAttachedIndex(ctx context.Context, m *oci.Manifest) error {
 	if m.Config != nil || len(m.Layers) > 0 {
-		return fmt.Errorf("%w: it is an image and an index in one", errNotAttached)
+		return fmt.Errorf("%w: both an image and an index", errNotAttached)
 	}
 	for _, next := range m.Manifests {
 		if _, _, found := r.g.findItem(r, next.Digest, anyManifest); found {
@@ -232,7 +232,7 @@ func (r *repository) checkAttachedIndex(ctx context.Context, m *oci.Manifest) er
 		}
 		stored, err := r.upstream.readManifest(ctx, next.Digest)
 		if errors.Is(err, errdef.ErrNotFound) {
-			return fmt.Errorf("%w: it names %s, which is not there", errNotAttached, next.Digest)
+			return fmt.Errorf("%w: %s, which it names, does not exist", errNotAttached, next.Digest)
 		}
 		if err != nil {
 			return err
@@ -245,7 +245,7 @@ func (r *repository) checkAttachedIndex(ctx context.Context, m *oci.Manifest) er
 			err = r.checkArgoCD(inner)
 		}
 		if err != nil {
-			return fmt.Errorf("%w: it names %s: %w", errNotAttached, next.Digest, err)
+			return fmt.Errorf("%w: %s, which it names: %w", errNotAttached, next.Digest, err)
 		}
 	}
 	return nil
@@ -275,7 +275,7 @@ func checkKeys(data []byte) error {
 		if key, is := token.(string); is && in != nil && in.keys != nil && in.isKey {
 			folded := strings.ToLower(strings.ToUpper(key))
 			if in.keys[folded] {
-				return fmt.Errorf("key %q is there twice", key)
+				return fmt.Errorf("duplicate key %q", key)
 			}
 			in.keys[folded], in.isKey = true, false
 			continue
@@ -308,7 +308,7 @@ func (r *repository) checkArgoCD(m *oci.Manifest) error {
 	}
 	for _, b := range m.Blobs() {
 		if _, found := r.findOwn(b.Digest, isBlob); !found {
-			return fmt.Errorf("%w: it names %s, which is not of a verified root or its bundles", errNotAttached, b.Digest)
+			return fmt.Errorf("%w: blob %s belongs to no verified root", errNotAttached, b.Digest)
 		}
 	}
 	return nil

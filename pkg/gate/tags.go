@@ -113,7 +113,7 @@ func (r *repository) keepTag(ctx context.Context, tag string, upstream digest.Di
 		return tagAnswer{err: reason}
 	}
 	if _, err := r.checkTag(ctx, tag, last.Digest); err != nil {
-		return tagAnswer{err: fmt.Errorf("%w; what it led to before, %s: %w", reason, last.Digest, err)}
+		return tagAnswer{err: fmt.Errorf("%w; its previous digest %s: %w", reason, last.Digest, err)}
 	}
 	r.g.metrics.kept.Add(1)
 	r.g.o.Report(Event{Kind: EventKept, Repository: r.where, Reference: tag, Digest: last.Digest.String(), Name: last.Name, Version: last.Version, Err: reason})
@@ -148,7 +148,7 @@ func (r *repository) checkTag(ctx context.Context, tag string, d digest.Digest) 
 		}
 		return r.checkVersionTag(tag, tagged{d, v.name, v.version, v})
 	case bundle.TypeCatalogue:
-		return tagged{}, fmt.Errorf("%s: %w: it is a catalogue, which is not signed: name a runtime", d, ErrNotNamed)
+		return tagged{}, fmt.Errorf("%s: %w: a catalogue, which is not signed: name a runtime", d, ErrNotNamed)
 	case bundle.TypeArgoCD:
 		return r.checkArgoCDTag(ctx, tag, d, m)
 	}
@@ -171,7 +171,7 @@ func (r *repository) checkVersionTag(tag string, found tagged) (tagged, error) {
 func (r *repository) checkArgoCDTag(ctx context.Context, tag string, d digest.Digest, m *oci.Manifest) (tagged, error) {
 	of, is := strings.CutSuffix(tag, argoCDSuffix)
 	if !is {
-		return tagged{}, fmt.Errorf("%s: %w: it is a manifest for Argo CD", d, ErrNotNamed)
+		return tagged{}, fmt.Errorf("%s: %w: a manifest for Argo CD", d, ErrNotNamed)
 	}
 	if len(m.Layers) != 1 {
 		return tagged{}, fmt.Errorf("%s: %w: want one layer", d, errNotAttached)

@@ -64,7 +64,7 @@ func ParseReference(image string) (name.Reference, error) {
 		return nil, fmt.Errorf("%q is not an image reference: it begins with a slash", image)
 	}
 	if scheme, _, is := strings.Cut(image, "://"); is {
-		return nil, fmt.Errorf("%q is not an image reference: it has the scheme %s", image, scheme)
+		return nil, fmt.Errorf("%q is not an image reference: unexpected scheme %s", image, scheme)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%q is not an image reference: %w", image, err)

@@ -84,13 +84,13 @@ func (r *platformResolver) Resolve(ctx context.Context, ref name.Reference) (oci
 		return slices.ContainsFunc(locked, func(has ocispec.Platform) bool { return oci.FormatPlatform(has) == oci.FormatPlatform(p) })
 	})
 	if err == nil && len(lacking) > 0 {
-		r.note(ref, "is not there for %s: nodes of that kind can't run it", platformNames(lacking))
+		r.note(ref, "has no image for %s: nodes of these platforms cannot run it", platformNames(lacking))
 	}
 	return restricted, err
 }
 
-// noteSingle notes which of the platforms an image is not there for that has one, whichever that is. One that
-// cannot be read has none: whoever copies the image finds what is wrong with it.
+// noteSingle notes the wanted platforms that an image of a single platform does not have. It notes nothing if the image
+// cannot be read: the copy of it reports why.
 func (r *platformResolver) noteSingle(ctx context.Context, ref name.Reference, from content.Fetcher, desc ocispec.Descriptor) {
 	if desc.Size > oci.MaxManifest {
 		return
@@ -109,7 +109,7 @@ func (r *platformResolver) noteSingle(ctx context.Context, ref name.Reference, f
 	}
 	lacking := slices.DeleteFunc(slices.Clone(r.platforms), func(p ocispec.Platform) bool { return oci.MatchesPlatform(p, has) })
 	if len(lacking) > 0 {
-		r.note(ref, "is not there for %s, only for %s: nodes of another kind can't run it", platformNames(lacking), oci.FormatPlatform(has))
+		r.note(ref, "has no image for %s (available: %s): nodes of other platforms cannot run it", platformNames(lacking), oci.FormatPlatform(has))
 	}
 }
 
@@ -156,7 +156,7 @@ func (r *platformResolver) restrictIndex(ctx context.Context, whole ocispec.Desc
 	}
 	switch {
 	case len(kept) == 0:
-		return ocispec.Descriptor{}, nil, fmt.Errorf("it is not there for %s, only for %s", platformNames(r.platforms), strings.Join(has, ", "))
+		return ocispec.Descriptor{}, nil, fmt.Errorf("no image for %s (available: %s)", platformNames(r.platforms), strings.Join(has, ", "))
 	case len(kept) == len(index.Manifests):
 		return whole, locked, nil
 	case len(kept) == 1:

@@ -76,7 +76,7 @@ func TestPlatformsChooseFromAnIndex(t *testing.T) {
 		{name: "one variant", index: "linux/arm/v6 linux/arm/v7", platforms: "linux/arm/v7", kept: []int{1}, noted: true},
 		{name: "one that is missing of two", index: "linux/amd64 linux/arm64", platforms: "linux/amd64 windows/amd64", kept: []int{0}, noted: true, lacking: "windows/amd64"},
 		{name: "two that are missing of four, the whole index", index: "linux/amd64 linux/arm64", platforms: "linux/s390x linux/amd64 linux/arm/v7 linux/arm64", kept: []int{0, 1}, lacking: "linux/s390x, linux/arm/v7"},
-		{name: "none", index: "linux/amd64 linux/arm64", platforms: "windows/amd64", err: "it is not there for windows/amd64, only for linux/amd64, linux/arm64"},
+		{name: "none", index: "linux/amd64 linux/arm64", platforms: "windows/amd64", err: "no image for windows/amd64 (available: linux/amd64, linux/arm64)"},
 		{name: "attestation beside it", index: "linux/amd64 unknown/unknown", platforms: "linux/amd64", kept: []int{0}, noted: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -109,7 +109,7 @@ func TestPlatformsChooseFromAnIndex(t *testing.T) {
 			if strings.Contains(text, "locked to") != c.noted || c.noted && !strings.Contains(notes[0], got.Digest.String()) {
 				t.Errorf("notes: %q", notes)
 			}
-			if c.lacking == "" && strings.Contains(text, "not there") || c.lacking != "" && (!strings.Contains(text, "b:1 is not there for "+c.lacking+": ") || strings.Contains(text, "locked to "+platforms[0]+", ")) {
+			if c.lacking == "" && strings.Contains(text, "no image for") || c.lacking != "" && (!strings.Contains(text, "b:1 has no image for "+c.lacking+": ") || strings.Contains(text, "locked to "+platforms[0]+", ")) {
 				t.Errorf("notes: %q, want that %s is not there", notes, c.lacking)
 			}
 			if len(c.kept) == 1 {
@@ -127,8 +127,8 @@ func TestPlatformsChooseFromAnIndex(t *testing.T) {
 func TestPlatformsOfSingleImages(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ config, platforms, want string }{
-		{`{"os": "linux", "architecture": "amd64"}`, "linux/arm64", "ghcr.io/a/b:1 is not there for linux/arm64, only for linux/amd64: nodes of another kind can't run it"},
-		{`{"os": "linux", "architecture": "amd64"}`, "linux/arm64 linux/amd64", "ghcr.io/a/b:1 is not there for linux/arm64, only for linux/amd64: nodes of another kind can't run it"},
+		{`{"os": "linux", "architecture": "amd64"}`, "linux/arm64", "ghcr.io/a/b:1 has no image for linux/arm64 (available: linux/amd64): nodes of other platforms cannot run it"},
+		{`{"os": "linux", "architecture": "amd64"}`, "linux/arm64 linux/amd64", "ghcr.io/a/b:1 has no image for linux/arm64 (available: linux/amd64): nodes of other platforms cannot run it"},
 		{`{"os": "linux", "architecture": "arm64", "variant": "v8"}`, "linux/arm64", ""},
 		{`{}`, "linux/arm64", ""},
 	} {

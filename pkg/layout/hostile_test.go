@@ -117,7 +117,7 @@ func TestHostileFolders(t *testing.T) {
 		{"oci-layout is nowhere", func(t *testing.T, dir, outside string) {
 			link(t, filepath.Join(outside, "new"), filepath.Join(dir, "oci-layout"))
 		}, push(ocispec.MediaTypeImageManifest, manifest, "2.0.0"), "escapes"},
-		{"oci-layout is nowhere inside", func(t *testing.T, dir, _ string) { link(t, "new", filepath.Join(dir, "oci-layout")) }, push(ocispec.MediaTypeImageManifest, manifest, "2.0.0"), "it has no file oci-layout"},
+		{"oci-layout is nowhere inside", func(t *testing.T, dir, _ string) { link(t, "new", filepath.Join(dir, "oci-layout")) }, push(ocispec.MediaTypeImageManifest, manifest, "2.0.0"), "no file oci-layout"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -46,7 +46,7 @@ func Open(dir string) (*Store, error) {
 	at := &rootedFolder{dir: dir}
 	data, err := at.readSmall(ocispec.ImageLayoutFile, maxLayoutFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is not an OCI layout: it has no file %s", dir, ocispec.ImageLayoutFile)
+		return nil, fmt.Errorf("%s is not an OCI layout: no file %s", dir, ocispec.ImageLayoutFile)
 	}
 	if err != nil {
 		return nil, err

@@ -49,7 +49,7 @@ type Reader struct {
 }
 
 // ErrCutOff is the error of a file that ends before its parity.
-var ErrCutOff = errors.New("it is cut off before its parity")
+var ErrCutOff = errors.New("file ends before its parity")
 
 // Open opens a file with parity of so many bytes. head is where its content has [Geometry.Sector]. It looks there and
 // at the end. Errors: [ErrNotFound], [ErrCutOff].
@@ -492,13 +492,13 @@ func (r *Reader) keepHealed(block int64, content []byte) error {
 	if r.healed == nil {
 		file, err := os.CreateTemp("", "krtpkg-healed-*")
 		if err != nil {
-			return fmt.Errorf("keep what is healed: %w", err)
+			return fmt.Errorf("keep repaired content: %w", err)
 		}
 		// Where that works, nothing is left behind by a process that is killed.
 		r.healed, r.isUnlinked = file, os.Remove(file.Name()) == nil
 	}
 	if _, err := r.healed.WriteAt(content, r.kept*int64(r.Geometry.Block)); err != nil {
-		return fmt.Errorf("keep what is healed: %w", err)
+		return fmt.Errorf("keep repaired content: %w", err)
 	}
 	r.slots[block] = r.kept
 	r.kept++

@@ -86,7 +86,7 @@ func TestGitOpsOfCharts(t *testing.T) {
 		"install": {hook("post-install", ""), "hook Pod web (post-install) is a Pod, which Flux cannot run again", ""},
 		"none":    {pod, "", ""},
 		"its own namespace": {"apiVersion: v1\nkind: Namespace\nmetadata: {name: ns}\n---\n" + hookOf("ConfigMap", "one", "ns", "before-0", "pre-install,pre-upgrade", ""),
-			"", "it has hooks before all resources in namespace ns, which it creates itself"},
+			"", "hooks run before all resources in namespace ns, which the bundle creates itself"},
 		"for a while": {hookOf("Job", "one", "ns", "after-0", "post-install,post-upgrade", "ttlSecondsAfterFinished: 1"),
 			"hook Job one (post-install, post-upgrade) deletes itself when done, so Flux would run it again and again", ""},
 		"unknown": {pod + "---\napiVersion: other.example/v1\nkind: Wheel\nmetadata: {name: one}\n", "Wheel one without a namespace belongs to namespace ns if it is namespaced, but no bundle of the runtime defines its kind", "Wheel one without a namespace belongs to namespace ns if it is namespaced, but no bundle of the runtime defines its kind"},

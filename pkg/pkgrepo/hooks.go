@@ -57,7 +57,7 @@ func earlyHooks(files []*manifest.File) string {
 	}
 	for r := range allResources(files) {
 		if name := manifest.GetText(manifest.GetValue(r, "metadata"), "name"); manifest.GetText(r, "kind") == "Namespace" && before[name] {
-			return fmt.Sprintf("it has hooks before all resources in namespace %s, which it creates itself", name)
+			return fmt.Sprintf("hooks run before all resources in namespace %s, which the bundle creates itself", name)
 		}
 	}
 	return ""

@@ -215,7 +215,7 @@ func (r *Receipt) validateFields() error {
 	case len(r.Version) > maxText || len(r.Program) > maxText:
 		return fmt.Errorf("version or program: more than %d bytes", maxText)
 	case r.Started.IsZero() || r.Finished.Before(r.Started):
-		return errors.New("want the time of its start, and of an end that is not earlier")
+		return errors.New("started and finished are required, and finished must not be before started")
 	}
 	for _, p := range r.Policies {
 		if err := p.Digest.Validate(); err != nil || p.Name == "" || len(p.Name) > maxText {

@@ -207,13 +207,13 @@ func (v *Verifier) checkCluster(line *Line, dir string) *RefusedError {
 		named := fleet.findName(part)
 		switch {
 		case named != nil && named.ID != r.Cluster:
-			return other("it is of cluster %s, but %s is %s", cmp.Or(line.Cluster, r.Cluster), named.Name, named.ID)
+			return other("receipt names cluster %s, but %s is %s", cmp.Or(line.Cluster, r.Cluster), named.Name, named.ID)
 		case uid.MatchString(part) && part != r.Cluster:
-			return other("it is of cluster %s, but its file names %s", r.Cluster, part)
+			return other("receipt names cluster %s, but its file is for %s", r.Cluster, part)
 		}
 	}
 	if fleet != nil && known == nil {
-		return other("it is of cluster %s, which is not in %s", r.Cluster, fleet.file)
+		return other("receipt names cluster %s, which is not in %s", r.Cluster, fleet.file)
 	}
 	if known != nil && known.key != nil && known.key.ID() != line.KeyID ||
 		(known == nil || known.key == nil) && !slices.ContainsFunc(v.opts.Keys, func(k *sign.Key) bool { return k.ID() == line.KeyID }) {
@@ -264,8 +264,8 @@ func (v *Verifier) State() *State {
 			continue
 		}
 		if there {
-			s.Refused = append(s.Refused, &RefusedError{now.File, Replayed, fmt.Errorf("it is of %s, but one of cluster %s and %s of %s was seen before",
-				now.Receipt.Finished.Format(time.RFC3339), cmp.Or(now.Cluster, key.cluster), key.runtime, was.Receipt.Finished.Format(time.RFC3339))})
+			s.Refused = append(s.Refused, &RefusedError{now.File, Replayed, fmt.Errorf("dated %s, but a newer receipt for runtime %s on cluster %s was already seen (%s)",
+				now.Receipt.Finished.Format(time.RFC3339), key.runtime, cmp.Or(now.Cluster, key.cluster), was.Receipt.Finished.Format(time.RFC3339))})
 		}
 		was.State, was.Age = Missing, max(v.opts.Now.Sub(was.Receipt.Finished), 0)
 		if known := v.opts.Fleet.findID(key.cluster); known != nil {

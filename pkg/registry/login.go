@@ -56,7 +56,7 @@ func (c *Client) Login(ctx context.Context, address, username, password string) 
 		return err
 	}
 	if first, found := findLogin(ctx, registry.Reference.Host()); found && first != stored {
-		return fmt.Errorf("the login is stored in %s, but the one of %s comes first: remove that", stored, first)
+		return fmt.Errorf("login stored in %s, but %s takes precedence: remove the login from %s", stored, first, first)
 	}
 	return nil
 }

@@ -337,7 +337,7 @@ func (u *blobUpload) patchContent(ctx context.Context, body io.Reader, offset, s
 	if arrived, said := RangeEnd(response); said && offset > 0 && arrived <= offset {
 		u.refusesChunks = true
 		u.deviations.takeNoParts()
-		return fmt.Errorf("upload of %s: the registry answers %d for a part and drops it: %w", u.desc.Digest, response.StatusCode, io.ErrUnexpectedEOF)
+		return fmt.Errorf("upload of %s: registry accepted a chunk with status %d but discarded it: %w", u.desc.Digest, response.StatusCode, io.ErrUnexpectedEOF)
 	}
 	u.advanceSession(next, offset+size)
 	return nil

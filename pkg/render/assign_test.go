@@ -94,7 +94,7 @@ func TestAssignmentsRefuse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `wbe.a: there is no bundle "wbe" (the bundles are dns, web)`
+	const want = `wbe.a: unknown bundle "wbe" (the bundles are dns, web)`
 	if err := v.CheckBundles([]string{"dns", "web"}); err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}

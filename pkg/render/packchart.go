@@ -28,7 +28,7 @@ func PackChart(files []bundle.File) (*bundle.PackedChart, error) {
 	}
 	i := slices.IndexFunc(files, func(f bundle.File) bool { return f.Path == chartFile })
 	if i < 0 {
-		return nil, fmt.Errorf("it is not a Helm chart: it has no Chart.yaml")
+		return nil, fmt.Errorf("not a Helm chart: no Chart.yaml")
 	}
 	packed, err := DescribeChart(files[i].Data)
 	if err != nil {
@@ -81,7 +81,7 @@ func checkPackedDependencies(files []bundle.File) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("it needs %s, which is not under charts/: use the packed chart, or run helm dependency build", strings.Join(missing, " and "))
+		return fmt.Errorf("chart requires %s, which is not under charts/: use the packed chart, or run helm dependency build", strings.Join(missing, " and "))
 	}
 	return nil
 }

@@ -216,7 +216,7 @@ func TestParseValuesRefuses(t *testing.T) {
 func TestValuesAreForBundlesThatAreThere(t *testing.T) {
 	t.Parallel()
 	bundles := []string{"dns", "web"}
-	const want = `site.yaml:2:1: there is no bundle "wbe" (the bundles are dns, web)`
+	const want = `site.yaml:2:1: unknown bundle "wbe" (the bundles are dns, web)`
 	if err := values(t, "dns: {}\nwbe: {}\n").CheckBundles(bundles); err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}

@@ -90,12 +90,12 @@ func (v *Values) CheckBundles(bundles []string) error {
 	}
 	for i := 0; v.root != nil && i+1 < len(v.root.Content); i += 2 {
 		if key := v.root.Content[i]; !slices.Contains(bundles, key.Value) {
-			return v.noBundle(v.file.Errorf(key, "there is no bundle %q", key.Value), bundles)
+			return v.noBundle(v.file.Errorf(key, "unknown bundle %q", key.Value), bundles)
 		}
 	}
 	for _, a := range v.set {
 		if !slices.Contains(bundles, a.Bundle) {
-			return v.noBundle(&manifest.Error{File: a.text, Problem: "there is no bundle \"" + a.Bundle + "\""}, bundles)
+			return v.noBundle(&manifest.Error{File: a.text, Problem: "unknown bundle \"" + a.Bundle + "\""}, bundles)
 		}
 	}
 	return nil

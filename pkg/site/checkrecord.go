@@ -23,7 +23,7 @@ type MixedUpError struct {
 }
 
 func (e *MixedUpError) Error() string {
-	return fmt.Sprintf("%s is now %s, but the cluster has %s from there", e.Repository, e.Name, e.Recorded)
+	return fmt.Sprintf("%s now holds %s, but the cluster's %s was applied from it", e.Repository, e.Name, e.Recorded)
 }
 
 // Is reports whether target is [trust.ErrRefused].

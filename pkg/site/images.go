@@ -192,7 +192,7 @@ func ListPlatforms(ctx context.Context, store oras.ReadOnlyTarget, digest string
 		return nil, err
 	}
 	if desc.Size > oci.MaxManifest {
-		return nil, fmt.Errorf("manifest of %d bytes", desc.Size)
+		return nil, fmt.Errorf("manifest %s has %d bytes, the limit is %d", desc.Digest, desc.Size, int64(oci.MaxManifest))
 	}
 	data, err := content.FetchAll(ctx, store, desc)
 	if err != nil {

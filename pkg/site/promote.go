@@ -140,7 +140,7 @@ func (e *NotPromotedError) Error() string {
 	if e.Err != nil {
 		return fmt.Sprintf("renew channel %s at %s (%s): %v", e.Channel, e.Version, e.Digest, e.Err)
 	}
-	return fmt.Sprintf("renew channel %s: it is not at %s (%s)", e.Channel, e.Version, e.Digest)
+	return fmt.Sprintf("renew channel %s: not at %s (%s)", e.Channel, e.Version, e.Digest)
 }
 
 func (p *Promoted) attachAndTag(ctx context.Context, target oras.GraphTarget, root ocispec.Descriptor, opts sign.SignOptions, isThere bool) error {

@@ -75,7 +75,7 @@ func TestValuePrecedence(t *testing.T) {
 		"reset":                {sources: site.ValueSources{Reset: true, Assignments: []render.Assignment{assigned("web.a=new")}}, want: "web: a=new"},
 		"a file":               {sources: site.ValueSources{Files: parseValues(t, "web: {b: file}")}, want: "web: b=file"},
 		"an empty file":        {sources: site.ValueSources{Files: parseValues(t, "")}},
-		"an unknown bundle":    {sources: site.ValueSources{Files: parseValues(t, "wbe: {b: file}")}, fails: `there is no bundle "wbe"`},
+		"an unknown bundle":    {sources: site.ValueSources{Files: parseValues(t, "wbe: {b: file}")}, fails: `unknown bundle "wbe"`},
 		"an absent object":     {sources: site.ValueSources{Cluster: []site.ClusterValues{{Name: "other"}}}, fails: "values from configmap/other:values.yaml: not found"},
 		"a Secret of no value": {sources: site.ValueSources{Cluster: []site.ClusterValues{{Secret: true, Name: "broken"}}}, fails: "values from secret/broken:values.yaml: values.yaml is not a mapping"},
 	} {

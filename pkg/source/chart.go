@@ -108,7 +108,7 @@ func (f *Fetcher) pullChart(ctx context.Context, repository, chart, version, wan
 		f.storeInCache(sum, io.NewSectionReader(file, 0, maxArchive))
 		return file, sum, nil
 	}
-	return nil, "", fmt.Errorf("%s is not a Helm chart: it has no layer of type %s", ref.Name(), chartLayer)
+	return nil, "", fmt.Errorf("%s is not a Helm chart: no layer of type %s", ref.Name(), chartLayer)
 }
 
 // chartReference returns the reference of a chart's version in a registry. Tags cannot contain +,

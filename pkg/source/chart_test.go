@@ -195,7 +195,7 @@ func TestChartsInARegistry(t *testing.T) {
 	checkChart(t, tree, err, "1.0.0_build.1")
 	for _, c := range []struct{ version, sha256, want string }{
 		{"1.9.0", sum("another"), "has sha256 " + sum(chart(t, "1.9.0")) + ", want " + sum("another")},
-		{"0.1.0", "", "is not a Helm chart: it has no layer of type " + helmLayer},
+		{"0.1.0", "", "is not a Helm chart: no layer of type " + helmLayer},
 		{"0.2.0", "", "Chart.yaml is outside of the chart's folder"},
 		{"3.0.0", "", "not found"},
 	} {

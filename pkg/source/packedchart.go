@@ -64,7 +64,7 @@ func readPackedChart(ctx context.Context, label string, file *os.File, sum strin
 		}
 	}
 	if packed.Chart == nil {
-		return nil, fmt.Errorf("%s is not a Helm chart: it has no Chart.yaml in its folder", label)
+		return nil, fmt.Errorf("%s is not a Helm chart: no Chart.yaml in its folder", label)
 	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, err

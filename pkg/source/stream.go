@@ -90,7 +90,7 @@ type cappedReader struct {
 func (r *cappedReader) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p[:min(int64(len(p)), r.left+1)])
 	if r.left -= int64(n); r.left < 0 {
-		return 0, fmt.Errorf("it goes on over the limit for a file whose size the server does not tell (set size and sha256 in the definition): %w", oci.ErrTooLarge)
+		return 0, fmt.Errorf("over the limit for a file of unknown size (set size and sha256 in the definition): %w", oci.ErrTooLarge)
 	}
 	return n, err
 }

@@ -85,7 +85,7 @@ func (m *layerMaker) open(ctx context.Context, layer ocispec.Descriptor, from io
 // checkSize returns an error if a layer is to have another size than its delta claims.
 func (m *layerMaker) checkSize(layer ocispec.Descriptor) error {
 	if claimed := m.deltas[layer.Digest].Layer.Size; claimed != layer.Size {
-		return fmt.Errorf("it claims %d bytes, the manifest of the image %d: %w", claimed, layer.Size, archive.ErrDamaged)
+		return fmt.Errorf("delta claims %d bytes, the manifest of the image %d: %w", claimed, layer.Size, archive.ErrDamaged)
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func applyDelta(ctx context.Context, listed archive.Delta, layer ocispec.Descrip
 	}
 	for _, b := range d.Bases {
 		if !slices.Contains(listed.Bases, b.Digest) {
-			return nil, fmt.Errorf("it is made from %s, which its manifest does not name: %w", b.Digest, delta.ErrDamaged)
+			return nil, fmt.Errorf("delta is made from %s, which its manifest does not name: %w", b.Digest, delta.ErrDamaged)
 		}
 	}
 	return d.Apply(ctx, layer.Digest, layer.Size, func(ctx context.Context, b delta.Base) (io.ReadCloser, error) {

@@ -44,7 +44,7 @@ func TestCopyTakesFilesOfPlatform(t *testing.T) {
 	})
 	for platform, of := range map[string]struct{ note, has string }{
 		"linux/amd64": {"", "tool linux/amd64, other linux/amd64, nic.bin "},
-		"linux/arm64": {"file other is not there for linux/arm64: it is left out for nodes of that kind", "tool linux/arm64, nic.bin "},
+		"linux/arm64": {"file other has no variant for linux/arm64: nodes of these platforms do not get it", "tool linux/arm64, nic.bin "},
 		"":            {"", "tool linux/amd64, tool linux/arm64, other linux/amd64, nic.bin "},
 	} {
 		dst := newLayout(t)
@@ -65,7 +65,7 @@ func TestCopyTakesFilesOfPlatform(t *testing.T) {
 		if report.Roots[0].Cargo != 3 || report.Roots[0].Images != 0 {
 			t.Errorf("%s: %+v", platform, report.Roots[0])
 		}
-		if said := strings.Join(notes, "\n"); !strings.Contains(said, of.note) || of.note == "" && strings.Contains(said, "not there for") {
+		if said := strings.Join(notes, "\n"); !strings.Contains(said, of.note) || of.note == "" && strings.Contains(said, "has no variant for") {
 			t.Errorf("%s: noted %q, want %q", platform, said, of.note)
 		}
 		a, err := bundle.Open(t.Context(), dst, root)

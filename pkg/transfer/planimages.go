@@ -165,11 +165,11 @@ func (p *Plan) noteLacking(ctx context.Context, from content.Fetcher, image name
 	}
 	lacking, err := p.platforms.lacking(ctx, from, n.desc, m)
 	if len(lacking) > 0 {
-		so := "nodes of that kind cannot run it"
+		note := "has no image for %s: nodes of these platforms cannot run it"
 		if image.cargo != "" {
-			so = "it is left out for nodes of that kind"
+			note = "has no variant for %s: nodes of these platforms do not get it"
 		}
-		p.note(cmp.Or(image.cargo, image.reference), fmt.Sprintf("is not there for %s: %s", strings.Join(lacking, ", "), so))
+		p.note(cmp.Or(image.cargo, image.reference), fmt.Sprintf(note, strings.Join(lacking, ", ")))
 	}
 	return err
 }

@@ -87,7 +87,7 @@ func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocisp
 			err := p.addTree(ctx, from, next)
 			if isAttestation(next) && errors.Is(err, errdef.ErrNotFound) {
 				if len(p.platforms) > 0 {
-					p.note(next.Digest.String(), fmt.Sprintf("is an attestation in index %s that %s does not have, and is left out", desc.Digest, storeName(from)))
+					p.note(next.Digest.String(), fmt.Sprintf("is an attestation in index %s that %s does not have; it is skipped", desc.Digest, storeName(from)))
 					continue
 				}
 				err = fmt.Errorf("an attestation in index %s, which --platform leaves out: %w", desc.Digest, err)

@@ -156,7 +156,7 @@ func PlanPrune(ctx context.Context, store PruneStore, o PruneOptions) (*PrunePla
 	_, isRepository := store.(repositoryPruner)
 	_, isFolder := store.(folderPruner)
 	if !isRepository && !isFolder {
-		return nil, fmt.Errorf("prune %s: %w: it cannot be changed", storeName(store), errdef.ErrUnsupported)
+		return nil, fmt.Errorf("prune %s: %w: read-only", storeName(store), errdef.ErrUnsupported)
 	}
 	_, budget := oci.WithBudget(ctx)
 	g := &pruneGraph{store: store, options: o, budget: budget, attachedTags: map[digest.Digest][]pruneEntry{}, nodes: map[digest.Digest]*pruneNode{}, sizes: map[digest.Digest]int64{}}
@@ -461,7 +461,7 @@ func (p *pruner) checkReadable() error {
 	for _, d := range slices.Sorted(maps.Keys(p.kept)) {
 		for _, next := range p.nodes[d].expected {
 			if n := p.nodes[next]; n != nil && n.isOpaque {
-				return fmt.Errorf("find out what %s names, which %s needs: it is here, but cannot be read as a manifest", next, p.nodes[d].label())
+				return fmt.Errorf("read manifest %s (required by %s): not a valid manifest", next, p.nodes[d].label())
 			}
 		}
 	}

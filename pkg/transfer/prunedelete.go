@@ -14,7 +14,7 @@ import (
 )
 
 // ErrChanged reports that tags changed between the plan of a prune and its start.
-var ErrChanged = errors.New("its tags changed since the plan was made")
+var ErrChanged = errors.New("tags changed since the plan was made")
 
 // Pruned is what a prune deleted.
 type Pruned struct {

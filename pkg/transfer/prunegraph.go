@@ -94,7 +94,7 @@ func (g *pruneGraph) walk(ctx context.Context, starts []digest.Digest, reached m
 		next = nil
 		for _, n := range loaded {
 			if n.unreadable != nil && label != "" {
-				return fmt.Errorf("find out what %s names, which stays: %w", n.label(), n.unreadable)
+				return fmt.Errorf("read the image lock of %s, which stays: %w", n.label(), n.unreadable)
 			}
 			next = append(next, n.manifests...)
 			next = append(next, n.attached...)
@@ -116,7 +116,7 @@ func (g *pruneGraph) load(ctx context.Context, d digest.Digest) (*pruneNode, err
 	}
 	n, err := g.readNode(ctx, d)
 	if err != nil {
-		return nil, fmt.Errorf("find out what %s names: %w", d, err)
+		return nil, fmt.Errorf("read manifest %s: %w", d, err)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -358,7 +358,7 @@ func (g *pruneGraph) checkMissing(ctx context.Context, tags []string, entries []
 	}
 	for _, tag := range missing {
 		if _, isListed := slices.BinarySearch(again, tag); isListed {
-			return fmt.Errorf("resolve tag %s: it is listed, but what it names cannot be read: %w", tag, errdef.ErrNotFound)
+			return fmt.Errorf("resolve tag %s: listed, but its manifest cannot be read: %w", tag, errdef.ErrNotFound)
 		}
 	}
 	return nil

@@ -117,7 +117,7 @@ func TestWrongDeltasLeaveNoUpload(t *testing.T) {
 			}
 			w.mustCopy(before, dst)
 			sentBefore := len(r.Requests())
-			copyWhole(t, src, dst, after, "does not give this layer", transfer.Options{MoveTags: true, TemporaryDir: t.TempDir()})
+			copyWhole(t, src, dst, after, "does not produce this layer", transfer.Options{MoveTags: true, TemporaryDir: t.TempDir()})
 			equal(t, contentOf(t, dst, after), contentOf(t, complete, after))
 			bytesSent, refused := int64(0), 0
 			for _, request := range r.Requests()[sentBefore:] {

@@ -23,9 +23,9 @@ type TooYoungError struct {
 }
 
 func (e *TooYoungError) Error() string {
-	problem := fmt.Sprintf("%s: %s; %s wants signatures that are %s old (minAge)", e.What, strings.Join(e.Signatures, "; "), e.Policy, e.MinAge)
+	problem := fmt.Sprintf("%s: %s; %s requires signatures at least %s old (minAge)", e.What, strings.Join(e.Signatures, "; "), e.Policy, e.MinAge)
 	if !e.From.IsZero() {
-		problem += ", which they are from " + e.From.UTC().Format(time.RFC3339)
+		problem += ": acceptable from " + e.From.UTC().Format(time.RFC3339)
 	}
 	return problem
 }

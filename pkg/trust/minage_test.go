@@ -35,7 +35,7 @@ func TestMinAge(t *testing.T) {
 		{name: "a log entry, old enough", signatures: []signature{{"release", 4 * day, logged}}},
 		{name: "a timestamp, too young", signatures: []signature{{"build", 2 * day, stamped}}, want: "signed by build at ", from: day},
 		{name: "a log entry, too young", signatures: []signature{{"release", 2 * day, logged}}, want: "signed by release at ", from: day},
-		{name: "no proof", signatures: []signature{{"build", 0, sign.Proofs{}}}, want: "signed by build without a proof of when; trust.yaml wants signatures that are 3d old (minAge)"},
+		{name: "no proof", signatures: []signature{{"build", 0, sign.Proofs{}}}, want: "signed by build without a proof of when; trust.yaml requires signatures at least 3d old (minAge)"},
 		{name: "a proof that nobody trusts", signatures: []signature{{"build", 4 * day, logged}}, want: "signed by build without a proof of when"},
 		{name: "signed again", signatures: []signature{{"build", 4 * day, stamped}, {"build", 0, stamped}}},
 		{name: "signed again, without proof", signatures: []signature{{"build", 4 * day, stamped}, {"build", 0, sign.Proofs{}}}},

@@ -325,7 +325,7 @@ func (r *policyReader) readAuthority(a *Authority, keys map[string]string, path 
 	case (a.Key == "") == (a.Identity == nil):
 		return r.errorAt(fmt.Errorf("authority %s: want a key or an identity", a.Name), path...)
 	case a.TrustedRoot != "" && a.Certificates+a.Timestamps != "":
-		return r.errorAt(fmt.Errorf("authority %s: trustedRoot cannot be combined with certificates or timestamps", a.Name), at("trustedRoot")...)
+		return r.errorAt(fmt.Errorf("authority %s: trustedRoot cannot be used with certificates or timestamps", a.Name), at("trustedRoot")...)
 	case !a.NotAfter.IsZero() && !a.NotAfter.After(a.NotBefore):
 		return r.errorAt(fmt.Errorf("authority %s: notAfter is before notBefore", a.Name), at("notAfter")...)
 	}

@@ -395,9 +395,9 @@ func (q *ResolvedRequirement) checkAttestations(result *sign.Result) error {
 	for _, r := range result.Rejected {
 		not = append(not, fmt.Sprintf("%s: %v", r.Object, r.Err))
 	}
-	problem := fmt.Sprintf("%s: %d of %d attestations of %s by %s", result.Root, len(by), need, q.PredicateType, authorityNames(q.Attesters))
+	problem := fmt.Sprintf("%s: found %d of %d required attestations of type %s by %s", result.Root, len(by), need, q.PredicateType, authorityNames(q.Attesters))
 	if q.Condition != "" {
-		problem += fmt.Sprintf(" for which %s", q.Condition)
+		problem += fmt.Sprintf(" that meet %s", q.Condition)
 	}
 	if len(not) > 0 {
 		problem += "; not counted: " + strings.Join(not[:min(len(not), 5)], "; ")

@@ -42,7 +42,7 @@ func compareDefinitions(was, now kappres.Resource) (findings []Finding, err erro
 	}()
 	for _, r := range []kappres.Resource{was, now} {
 		if countValues(r.UnstructuredObject()) > maxDefinitionValues {
-			return nil, fmt.Errorf("it has more than %d values", maxDefinitionValues)
+			return nil, fmt.Errorf("more than %d values", maxDefinitionValues)
 		}
 	}
 	var before, after apiextensionsv1.CustomResourceDefinition
