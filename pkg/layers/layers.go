@@ -29,7 +29,7 @@ var all = []Layer{
 	{3, "cluster services", "networking, storage, ingress, authentication and backup"},
 	{4, "security and observability", "policy, certificates, keys, logs, metrics and traces"},
 	{5, "platform services", "services that applications share: messaging, serverless, data"},
-	{6, "applications", "the workloads that the runtime exists to run"},
+	{6, "applications", "what the runtime is there to run"},
 }
 
 // Top is the number of the highest layer; the lowest is 0.
