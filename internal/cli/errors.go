@@ -197,7 +197,7 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.As(err, &altered):
 		return failure(result.Altered, exitUnverified, "build it again with this krtpkg|, or pass --allow-altered if an older version built it", altered.Artifact)
 	case errors.As(err, &renewal) && renewal.Err != nil:
-		return failure(result.StaleChannel, exitUnverified, "if this version is meant, promote it again by its version or digest, without --refresh", renewal.Channel)
+		return failure(result.StaleChannel, exitUnverified, "to keep this version, promote it again by its version or digest, without --refresh", renewal.Channel)
 	case errors.As(err, &stale):
 		return failure(result.StaleChannel, exitUnverified, "promote it again with krtpkg promote, or name a version or a digest instead of the channel", stale.Channel)
 	case errors.As(err, &young) && young.From.IsZero():
@@ -207,7 +207,7 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.Is(err, trust.ErrRefused):
 		return failure(result.Refused, exitUnverified, "see krtpkg trust show for the policy, and krtpkg verify for signatures and attestations", "")
 	case errors.As(err, &baseLayer):
-		return failure(result.AbsentBase, exitIncomplete, "import the version that it builds on again, which brings back what the target lost; krtpkg export without --delta needs nothing of it", baseLayer.Base.String())
+		return failure(result.AbsentBase, exitIncomplete, "import its base version again, which restores what the target lost; krtpkg export without --delta does not need it", baseLayer.Base.String())
 	case errors.Is(err, delta.ErrMismatch):
 		return failure(result.Damaged, exitUnverified, "export it again; krtpkg export without --delta avoids it", "")
 	case errors.As(err, &item) && item.File != "" && errors.Is(item, content.ErrMismatchedDigest):
@@ -273,7 +273,7 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return failure(result.Unauthorized, fetchExitCode(err), "log in with krtpkg login REGISTRY, docker login or podman login", "")
 	case errors.As(err, &response) && slices.ContainsFunc(response.Errors, func(e errcode.Error) bool { return e.Detail == gate.RefusedByPolicy }):
-		return failure(result.Refused, exitUnverified, "a gate answers only what its trust policy accepts: sign and attest it as that demands, or ask whoever runs "+response.URL.Host, response.URL.Host)
+		return failure(result.Refused, exitUnverified, "a gate serves only what its trust policy accepts: sign and attest it accordingly, or ask the operator of "+response.URL.Host, response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode == http.StatusForbidden:
 		return failure(result.Forbidden, fetchExitCode(err), "the login for "+response.URL.Host+" lacks permission or is missing: log in with krtpkg login, docker login or podman login", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode == http.StatusTooManyRequests:

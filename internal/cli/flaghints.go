@@ -35,7 +35,7 @@ var otherToolsFlags = map[string]string{
 func flagError(cmd *cobra.Command, err error) error {
 	if name, unknown := strings.CutPrefix(err.Error(), "unknown flag: --"); unknown {
 		if here := fitHint(cmd, otherToolsFlags[name]); here != "" {
-			return &usageError{fmt.Errorf("%w: here it is %s (see %s --help)", err, here, cmd.CommandPath())}
+			return &usageError{fmt.Errorf("%w: use %s (see %s --help)", err, here, cmd.CommandPath())}
 		}
 		var names []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })

@@ -52,7 +52,7 @@ func knownCommand(cmd *cobra.Command, args []string) error {
 	}
 	err := fmt.Errorf("unknown command %q", args[0])
 	if here := otherToolsCommands[args[0]]; here != "" && !cmd.HasParent() {
-		return &usageError{fmt.Errorf("%w: here it is %s", err, here)}
+		return &usageError{fmt.Errorf("%w: use %s", err, here)}
 	}
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		return &usageError{fmt.Errorf("%w: did you mean %s?", err, strings.Join(near, " or "))}

@@ -125,7 +125,7 @@ func TestHintsFitTheCommand(t *testing.T) {
 	if err := flagError(mustFind(t, "build"), errors.New("unknown flag: --set")); strings.Contains(err.Error(), "--data-value") || !strings.Contains(err.Error(), "values in the definition") {
 		t.Errorf("build --set: %v", err)
 	}
-	if err := flagError(mustFind(t, "apply"), errors.New("unknown flag: --set")); !strings.Contains(err.Error(), "here it is --data-value BUNDLE.KEY=TEXT") {
+	if err := flagError(mustFind(t, "apply"), errors.New("unknown flag: --set")); !strings.Contains(err.Error(), "use --data-value BUNDLE.KEY=TEXT") {
 		t.Errorf("apply --set: %v", err)
 	}
 }
@@ -143,8 +143,8 @@ func TestHabits(t *testing.T) {
 		}
 	}
 	for line, want := range map[string]string{
-		"save":                    `unknown command "save": here it is krtpkg export`,
-		"lock --help":             `unknown command "lock": here it is krtpkg update`,
+		"save":                    `unknown command "save": use krtpkg export`,
+		"lock --help":             `unknown command "lock": use krtpkg update`,
 		"help nosuch":             `unknown command "nosuch" (see krtpkg --help)`,
 		"show registry.example/a": `unknown command "registry.example/a": want krtpkg show values registry.example/a` + "\n  usage: krtpkg show [flags]",
 		"biuld":                   `unknown command "biuld": did you mean build?`,

@@ -42,7 +42,7 @@ func (r *runningImages) addClusterFlags(cmd *cobra.Command) {
 
 func (a *app) runRunningImages(ctx context.Context, list imageList) error {
 	if list.withContext || list.offline {
-		return &usageError{errors.New("--context and --offline are for --file; name contexts of the kubeconfig with --contexts")}
+		return &usageError{errors.New("--context and --offline require --file; --contexts names contexts of the kubeconfig")}
 	}
 	r := &result.Images{Images: []result.ImageUse{}}
 	contexts := list.contexts

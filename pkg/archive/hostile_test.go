@@ -210,7 +210,7 @@ func TestHostile(t *testing.T) {
 		{name: "an index that is not JSON", change: func(f []file) []file { f[1] = regular("index.json", []byte("{")); return f }, want: "index.json"},
 		{name: "an index of 100 MB", change: func(f []file) []file { f[1] = regular("index.json", bytes.Repeat([]byte{' '}, 100<<20)); return f }, want: "more than 33554432 bytes"},
 		{name: "an index of wrong digests", change: index(func(i *ocispec.Index) { i.Manifests[0].Digest = "sha256:abc" }), want: `"sha256:abc"`},
-		{name: "an index of a negative size", change: index(func(i *ocispec.Index) { i.Manifests[0].Size = -1 }), want: "-1 bytes"},
+		{name: "an index of a negative size", change: index(func(i *ocispec.Index) { i.Manifests[0].Size = -1 }), want: "size -1"},
 		{name: "a negative number of manifests", change: index(func(i *ocispec.Index) { i.Annotations["dev.krtpkg.archive.manifests"] = "-1" }), want: `is "-1"`},
 		{name: "more manifests than there are", change: index(func(i *ocispec.Index) { i.Annotations["dev.krtpkg.archive.manifests"] = "1000000000" }), want: ""},
 		{name: "a volume beyond the last", change: index(func(i *ocispec.Index) {
@@ -233,7 +233,7 @@ func TestHostile(t *testing.T) {
 			text := fmt.Sprintf(`{"layers":[{"digest":%q,"size":-5}]}`, digest.FromString("x"))
 			f[2] = regular(blobPath(text), []byte(text))
 			return f
-		}, want: "-5 bytes"},
+		}, want: "size -5"},
 		{name: "a sparse file", change: func(f []file) []file {
 			f[5].Header = tar.Header{Typeflag: tar.TypeReg, Name: f[5].Name, Size: f[5].Size, PAXRecords: map[string]string{"comment": "sparse"}, Format: tar.FormatPAX}
 			return f

@@ -363,7 +363,7 @@ func TestBuildRefusesChartsOfOneName(t *testing.T) {
 	for spec, want := range map[string]string{
 		"  charts: [{dir: a}, {dir: b}]":                         "chart web 1.2.0 from b is fetched as web-1.2.0.tgz, and so is the chart from a",
 		"  files: [{path: web-1.2.0.tgz}]\n  charts: [{dir: a}]": "and so is a file",
-		"  charts: [{dir: needy}]":                               "requires db 1.0.0, which is not under charts/",
+		"  charts: [{dir: needy}]":                               "needs db 1.0.0, which is not under charts/",
 	} {
 		dir := t.TempDir()
 		writeTree(t, dir, "bundle.yaml", cargoHead+spec+"\n", "a/Chart.yaml", web, "b/Chart.yaml", web+"description: another\n", "web-1.2.0.tgz", "",

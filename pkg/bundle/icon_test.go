@@ -17,7 +17,7 @@ func TestCheckIcon(t *testing.T) {
 		{"a picture", "<?xml version=\"1.0\"?>\n<!-- made by hand -->\n" + svg(`<defs><path id="p" d="M0 0"/></defs><use href="#p"/>`), ""},
 		{"the largest", svg(strings.Repeat(" ", 32<<10-len(svg("")))), ""},
 		{"too large", svg(strings.Repeat(" ", 32<<10)), "the limit is 32768"},
-		{"empty", "", "it has no element"},
+		{"empty", "", "no element found"},
 		{"no XML", "GIF89a <", "not an SVG"},
 		{"cut off", "<svg xmlns=\"http://www.w3.org/2000/svg\"><g>", "not an SVG"},
 		{"another root", "<html/>", `its root is "html"`},

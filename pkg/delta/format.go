@@ -340,7 +340,7 @@ func (p *partReader) decompress(into []byte, raw, packed uint64) (_ []byte, err 
 // checkEnd returns io.EOF if nothing follows.
 func (p *partReader) checkEnd() error {
 	if _, err := p.r.ReadByte(); err == nil {
-		return fmt.Errorf("something follows its end: %w", ErrDamaged)
+		return fmt.Errorf("data after the end: %w", ErrDamaged)
 	} else if err != io.EOF {
 		return err
 	}

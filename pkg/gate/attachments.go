@@ -48,7 +48,7 @@ func (r *repository) acceptAttached(ctx context.Context, d digest.Digest, stored
 		return fmt.Errorf("%w: no subject", errNotAttached)
 	}
 	if m.Subject != nil && !r.isAnswered(m.Subject.Digest) {
-		return fmt.Errorf("%w: its subject %s is not answered", errNotAttached, m.Subject.Digest)
+		return fmt.Errorf("%w: subject %s is not served", errNotAttached, m.Subject.Digest)
 	}
 	return r.recordAttached(ctx, d, stored)
 }
@@ -166,7 +166,7 @@ func (r *repository) describeReferrer(ctx context.Context, subject, d digest.Dig
 		return ocispec.Descriptor{}, err
 	}
 	if m.Subject == nil || m.Subject.Digest != subject {
-		return ocispec.Descriptor{}, fmt.Errorf("%w: its subject is another one", errNotAttached)
+		return ocispec.Descriptor{}, fmt.Errorf("%w: another subject", errNotAttached)
 	}
 	if err := r.checkRevoked(d); err != nil {
 		return ocispec.Descriptor{}, err

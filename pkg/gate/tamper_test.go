@@ -225,7 +225,7 @@ var tamperings = []tampering{
 	{"referrer of a refused root", func(s *scene) {
 		root := s.pushEvil("6.6.6").root
 		evil := s.attach(s.repo, root, "application/vnd.example.sbom", "application/json", "{}")
-		s.is(s.get(manifestPath("edge", evil.Digest)), denied, "is not answered")
+		s.is(s.get(manifestPath("edge", evil.Digest)), denied, "is not served")
 		s.is(s.get("/v2/edge/referrers/"+root.Digest.String()), 200, `"manifests":[]`)
 	}},
 	{"referrer of another subject in the list", func(s *scene) {

@@ -95,7 +95,7 @@ func Logout(ctx context.Context, address string) error {
 	other, found := findLogin(ctx, host)
 	switch {
 	case found && removed:
-		return fmt.Errorf("the login was removed from %s, but %s has one too: remove that as well", stored, other)
+		return fmt.Errorf("login removed from %s, but %s has one, too: remove it there", stored, other)
 	case found:
 		return fmt.Errorf("%s has no login, but %s has one: remove it there", stored, other)
 	case !removed:

@@ -408,7 +408,7 @@ type NoReferrersError struct {
 }
 
 func (e *NoReferrersError) Error() string {
-	return fmt.Sprintf("registry %s has no place for what refers to %s in %s: it has no referrers API, and takes tag %s for the digest", e.Host, e.Subject, e.Repository, fallbackTag(e.Subject))
+	return fmt.Sprintf("registry %s cannot store referrers of %s in %s: no referrers API, and tag %s is taken for the digest", e.Host, e.Subject, e.Repository, fallbackTag(e.Subject))
 }
 
 // Unwrap makes it an [errdef.ErrUnsupported].

@@ -81,7 +81,7 @@ func checkPackedDependencies(files []bundle.File) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("chart requires %s, which is not under charts/: use the packed chart, or run helm dependency build", strings.Join(missing, " and "))
+		return fmt.Errorf("the chart needs %s, which is not under charts/: use the packed chart, or run helm dependency build", strings.Join(missing, " and "))
 	}
 	return nil
 }

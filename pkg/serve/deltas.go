@@ -85,7 +85,7 @@ func (sizes blobSizes) pickLayers(layers []ocispec.Descriptor) (picked []ocispec
 			continue
 		}
 		if size != layer.Size {
-			return nil, fmt.Errorf("delta of layer %s: it claims %d bytes, the manifest of the image %d: %w", layer.Digest, layer.Size, size, archive.ErrDamaged)
+			return nil, fmt.Errorf("delta of layer %s claims %d bytes, the manifest of the image %d: %w", layer.Digest, layer.Size, size, archive.ErrDamaged)
 		}
 		picked = append(picked, layer)
 	}

@@ -96,7 +96,7 @@ func (p *Plan) reopenLost(ctx context.Context, dst content.ReadOnlyStorage) erro
 			return fmt.Errorf("target %s: %w", storeName(dst), err)
 		}
 		if !there {
-			p.note(r.release().String(), fmt.Sprintf("was lost by %s, which is asked for everything", storeName(dst)))
+			p.note(r.release().String(), fmt.Sprintf("was lost by %s: every item is checked", storeName(dst)))
 			p.options.CheckTarget = true
 		}
 	}

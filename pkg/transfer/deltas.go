@@ -303,7 +303,7 @@ func (p *Plan) makeDelta(ctx context.Context, d *Deltas, l lackingLayer, o Delta
 	case errors.Is(err, delta.ErrUnpack):
 		result.Why = delta.ErrUnpack.Error()
 	case errors.As(err, &base) && errors.Is(err, errdef.ErrNotFound):
-		result.Why = fmt.Sprintf("base layer %s is not there to read", base.Base)
+		result.Why = fmt.Sprintf("base layer %s is not available", base.Base)
 	case err != nil:
 		return nil, fmt.Errorf("make delta: %w", err)
 	case made.Size*100 > l.desc.Size*o.MaxShare:

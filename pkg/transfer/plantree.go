@@ -80,7 +80,7 @@ func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocisp
 	n := &planNode{desc: bareDescriptor(desc), from: from, data: data}
 	for _, next := range needs {
 		if err := next.Digest.Validate(); err != nil || next.Size < 0 {
-			return fmt.Errorf("invalid manifest %s: it refers to %q of %d bytes", desc.Digest, next.Digest, next.Size)
+			return fmt.Errorf("manifest %s: invalid descriptor: digest %q, size %d", desc.Digest, next.Digest, next.Size)
 		}
 		switch {
 		case oci.IsManifest(next.MediaType):

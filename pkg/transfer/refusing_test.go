@@ -31,7 +31,7 @@ func TestRegistryThatRefuses(t *testing.T) {
 		note    string
 	}{
 		{"referrers", `"subject":{`, []string{".closure", ".sig"}, "accepts no referrers"},
-		{"fallback tags, which it takes for digests", "", []string{".closure", ".sig"}, "has no place for what refers to"},
+		{"fallback tags, which it takes for digests", "", []string{".closure", ".sig"}, "cannot store referrers of"},
 		{"indexes of indexes", `"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"ROOT"`, []string{".sig"}, "nothing protects the images there from garbage collection"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

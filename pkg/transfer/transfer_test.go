@@ -518,11 +518,11 @@ func TestImpossibleImages(t *testing.T) {
 		{"schema 1", schema1, func(t *testing.T, w *world) ocispec.Descriptor {
 			return put(t, w.origin, schema1, map[string]any{"schemaVersion": 1, "mediaType": schema1})
 		}},
-		{"a digest that is a path", "it refers to", func(t *testing.T, w *world) ocispec.Descriptor {
+		{"a digest that is a path", "invalid descriptor: digest", func(t *testing.T, w *world) ocispec.Descriptor {
 			return put(t, w.origin, ocispec.MediaTypeImageManifest, json.RawMessage(
 				`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"x","digest":"../../../other/blobs/sha256:1","size":1},"layers":[]}`))
 		}},
-		{"a negative size", "it refers to", func(t *testing.T, w *world) ocispec.Descriptor {
+		{"a negative size", "invalid descriptor: digest", func(t *testing.T, w *world) ocispec.Descriptor {
 			return put(t, w.origin, ocispec.MediaTypeImageManifest, json.RawMessage(
 				`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"x","digest":"`+digestOf("x").String()+`","size":-1},"layers":[]}`))
 		}},
