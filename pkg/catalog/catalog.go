@@ -306,16 +306,15 @@ func (r *placeReader) readVersion(ctx context.Context, root foundRoot, reference
 	if err != nil {
 		return nil, err
 	}
-	claims, err := sign.ListClaims(ctx, r.place.Store, root.Descriptor)
+	claims, release, err := r.listClaims(ctx, root.Descriptor)
 	if err != nil {
 		return set, err
 	}
-	for i := range claims {
-		if err := r.budget.Take(claimMemory(&claims[i])); err != nil {
-			return set, fmt.Errorf("signatures and attestations: %w", err)
-		}
-	}
+	defer release()
 	v.Inspect = *DescribeRoot(set, reference, claims)
+	for i := range v.Attestations {
+		v.Attestations[i].Predicate = nil // what the claims hold is read, and is not part of the document
+	}
 	if v.Created, err = set.Root.Created(); err != nil {
 		return set, err
 	}
@@ -347,24 +346,27 @@ func (r *placeReader) readVersion(ctx context.Context, root foundRoot, reference
 	}
 	v.Licenses = countLicenses(set, claims)
 	v.Reports = r.listReports(v, claims)
-	dropPredicates(v)
 	if r.before != nil {
 		v.Changes = r.compareBefore(ctx, set)
 	}
 	return set, errors.Join(renamed, ctx.Err())
 }
 
-// dropPredicates lets go of what attestations hold: it was read, and is not part of the document.
-func dropPredicates(v *result.CatalogVersion) {
-	for i := range v.Attestations {
-		v.Attestations[i].Predicate = nil
+// listClaims returns what is attached to a root, within the budget. What it returns gives back what the predicates take, once
+// they are dropped.
+func (r *placeReader) listClaims(ctx context.Context, root ocispec.Descriptor) (claims []sign.Claim, release func(), err error) {
+	if claims, err = sign.ListClaims(ctx, r.place.Store, root); err != nil {
+		return nil, nil, err
 	}
-	if v.Verdict == nil || v.Verdict.Signatures == nil {
-		return
+	var kept, predicates int64
+	for i := range claims {
+		kept += claimMemory(&claims[i])
+		predicates += int64(len(claims[i].Predicate))
 	}
-	for i := range v.Verdict.Signatures.Attestations {
-		v.Verdict.Signatures.Attestations[i].Predicate = nil
+	if err := r.budget.Take(kept + predicates); err != nil {
+		return nil, nil, fmt.Errorf("signatures and attestations: %w", err)
 	}
+	return claims, func() { r.budget.Release(predicates) }, nil
 }
 
 // DrawGraph returns the picture of a root: what it requires by layers, and what sizeOf returns of images by digest,
@@ -501,6 +503,9 @@ func (r *placeReader) verify(ctx context.Context, root Root, m bundle.Metadata, 
 	}
 	v.Verdict.Accepted, v.Verdict.Signatures = true, DescribeSignatures(found)
 	v.Verdict.Promotions = site.ListPromotions(found)
+	for i := range v.Verdict.Signatures.Attestations {
+		v.Verdict.Signatures.Attestations[i].Predicate = nil
+	}
 	if stale := channels.CheckAll(now); stale != nil {
 		v.Verdict.Stale = stale.Error()
 	}

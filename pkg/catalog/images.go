@@ -121,15 +121,17 @@ func (r *imageReader) listAttached(ctx context.Context, desc ocispec.Descriptor)
 	if err != nil {
 		return []sign.Claim{}, err
 	}
+	var size int64
 	for i := range found {
 		c := &found[i]
 		c.Annotations = nil // of an image they are of no interest
 		if !isReport(c.PredicateType) {
 			c.Predicate = nil
 		}
-		if err := r.budget.Take(int64(len(c.Predicate)) + claimMemory(c)); err != nil {
-			return []sign.Claim{}, err
-		}
+		size += int64(len(c.Predicate)) + claimMemory(c)
+	}
+	if err := r.budget.Take(size); err != nil {
+		return []sign.Claim{}, err
 	}
 	return append([]sign.Claim{}, found...), nil
 }
@@ -261,7 +263,7 @@ func (r *imageReader) listProblems(set *bundle.Set) (problems []error) {
 	return problems
 }
 
-// list returns all images that were read, by digest.
+// list returns all images that were read, by digest, and drops the reports that are attached to them.
 func (r *imageReader) list() []result.CatalogImage {
 	var all []result.CatalogImage
 	for _, d := range slices.Sorted(maps.Keys(r.known)) {
@@ -270,6 +272,7 @@ func (r *imageReader) list() []result.CatalogImage {
 		}
 		image := r.known[d].CatalogImage
 		for i := range image.Attached {
+			r.budget.Release(int64(len(image.Attached[i].Predicate)))
 			image.Attached[i].Predicate = nil
 		}
 		all = append(all, image)
