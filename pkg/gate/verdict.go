@@ -129,11 +129,16 @@ func (r *repository) decide(ctx context.Context, now *loadedPolicy, desc ocispec
 	if last != nil && last.err == nil {
 		limit = r.g.renewing
 	}
-	done, err := limit.wait(ctx, r.where)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
+	var v *verdict
+	err := limit.verify(ctx, r.where, func(ctx context.Context) (err error) {
+		v, err = r.decideNow(ctx, now, desc, last)
+		return err
+	})
+	return v, err
+}
+
+// decideNow is decide for whom there is a place.
+func (r *repository) decideNow(ctx context.Context, now *ruling, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
 	started := time.Now()
 	r.g.metrics.verifications.Add(1)
 	store := r.upstream.newAttempt()
