@@ -24,7 +24,7 @@ func CheckAliases(name string, data []byte) error {
 	if !bytes.Contains(data, []byte("*")) || !bytes.Contains(data, []byte("&")) {
 		return nil
 	}
-	f := &File{Name: name, positionIndex: newPlaces(data)}
+	f := &File{Name: name, positionIndex: positionIndex{data: data}}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for {
 		doc, err := decodeDocument(decoder)

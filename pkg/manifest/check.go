@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"regexp"
 	"strconv"
 	"strings"
@@ -20,10 +21,9 @@ func (f *File) checkCharacters() error {
 	if bytes.HasPrefix(rest, []byte("\xFF\xFE")) || bytes.HasPrefix(rest, []byte("\xFE\xFF")) {
 		return f.Errorf(nil, "is UTF-16, want UTF-8")
 	}
-	for at := len(f.data) - len(rest); at < len(f.data); {
-		if c := f.data[at]; c >= ' ' && c < 0x7F || c == '\n' {
-			at++ // nearly all
-			continue
+	for at := len(f.data) - len(rest); ; {
+		if at += skipPlain(f.data[at:]); at == len(f.data) {
+			return nil
 		}
 		character, size := utf8.DecodeRune(f.data[at:])
 		switch {
@@ -37,48 +37,94 @@ func (f *File) checkCharacters() error {
 		}
 		at += size
 	}
+}
+
+// skipPlain returns how many bytes a text begins with that are printable ASCII or line feeds, which nearly all are. It
+// looks at eight of them at once.
+func skipPlain(text []byte) (length int) {
+	const ones = 0x0101010101010101
+	for at := 0; ; {
+		for ; len(text)-at >= 8; at += 8 {
+			eight := binary.LittleEndian.Uint64(text[at:])
+			// The top bit of a byte is set if it is below a blank, or above ~ or with one that is.
+			if ((eight-ones*' ')&^eight|(eight+ones)|eight)&(ones<<7) != 0 {
+				break
+			}
+		}
+		end := min(at+8, len(text))
+		for ; at < end; at++ {
+			if c := text[at]; (c < ' ' || c >= 0x7F) && c != '\n' {
+				return at
+			}
+		}
+		if at == len(text) {
+			return at
+		}
+	}
+}
+
+// checkDocument finds keys that are there twice or are no text by their tags, and aliases of other documents' anchors, which
+// yaml.v3 follows, or that stand for endlessly much. It puts places inside the file, which has a number of lines.
+func (f *File) checkDocument(root *yaml.Node, lines int) error {
+	c := nodeChecker{file: f, lines: lines}
+	if err := c.checkNode(root, 1); err != nil || !c.hasAliases {
+		return err
+	}
+	return f.checkAliases(root)
+}
+
+// nodeChecker goes through the nodes of a document.
+type nodeChecker struct {
+	file       *File
+	lines      int
+	anchored   map[*yaml.Node]bool // those with an anchor that have come
+	hasAliases bool
+}
+
+func (c *nodeChecker) checkNode(node *yaml.Node, depth int) error {
+	if depth > oci.MaxDepth {
+		return c.file.Errorf(node, "nested deeper than %d levels", oci.MaxDepth)
+	}
+	if node.Line > c.lines {
+		// yaml.v3 ends the last line, though the file does not.
+		node.Line, node.Column = c.file.Position(len(c.file.data))
+	}
+	switch node.Kind {
+	case yaml.MappingNode:
+		if err := c.file.checkKeys(node); err != nil {
+			return err
+		}
+	case yaml.ScalarNode:
+		if c.file.bareTags && node.Style == 0 {
+			c.file.readBareTag(node)
+		}
+	case yaml.AliasNode:
+		if c.hasAliases = true; !c.anchored[node.Alias] {
+			return c.file.Errorf(node, "invalid YAML: the anchor of *%s is in another document", node.Value)
+		}
+	}
+	if node.Anchor != "" {
+		if c.anchored == nil {
+			c.anchored = map[*yaml.Node]bool{}
+		}
+		c.anchored[node] = true
+	}
+	// An alias holds its anchor's node in Alias, not in Content: nothing is expanded here,
+	// so that no bomb of aliases costs more than its own bytes.
+	for _, child := range node.Content {
+		if err := c.checkNode(child, depth+1); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// checkNodes finds keys that are there twice or are no text by their tags, and aliases of other documents' anchors, which
-// yaml.v3 follows. It puts places inside the file.
-func (f *File) checkNodes(root *yaml.Node) error {
-	anchored := map[*yaml.Node]bool{}
-	var check func(*yaml.Node, int) error
-	check = func(node *yaml.Node, depth int) error {
-		if depth > oci.MaxDepth {
-			return f.Errorf(node, "nested deeper than %d levels", oci.MaxDepth)
-		}
-		if node.Line > len(f.lines) {
-			// yaml.v3 ends the last line, though the file does not.
-			node.Line, node.Column = f.Position(len(f.data))
-		}
-		switch {
-		case node.Kind == yaml.MappingNode:
-			if err := f.checkKeys(node); err != nil {
-				return err
-			}
-		case node.Kind == yaml.ScalarNode && f.bareTags && node.Style == 0:
-			// ! makes text of what follows (YAML 1.2.2 §6.9.1), which yaml.v3 leaves out.
-			if at, ok := f.offsetOf(node.Line, node.Column); ok && bareTagged.Match(f.data[at:]) {
-				node.Tag, node.Style = "!!str", yaml.TaggedStyle
-			}
-		case node.Kind == yaml.AliasNode && !anchored[node.Alias]:
-			return f.Errorf(node, "invalid YAML: the anchor of *%s is in another document", node.Value)
-		}
-		if node.Anchor != "" {
-			anchored[node] = true
-		}
-		// An alias holds its anchor's node in Alias, not in Content: nothing is expanded here,
-		// so that no bomb of aliases costs more than its own bytes.
-		for _, child := range node.Content {
-			if err := check(child, depth+1); err != nil {
-				return err
-			}
-		}
-		return nil
+// readBareTag makes text of a plain scalar with the tag ! (YAML 1.2.2 §6.9.1), which yaml.v3 leaves out.
+func (f *File) readBareTag(scalar *yaml.Node) {
+	at, ok := f.offsetOf(scalar.Line, scalar.Column)
+	if ok && (f.data[at] == '!' || f.data[at] == '&') && bareTagged.Match(f.data[at:]) {
+		scalar.Tag, scalar.Style = "!!str", yaml.TaggedStyle
 	}
-	return check(root, 1)
 }
 
 // fewKeys is up to how many keys of a mapping are compared with each other, which takes less than an index of them.
@@ -117,6 +163,10 @@ func (f *File) checkKeys(mapping *yaml.Node) error {
 // findKey returns the key of a mapping's content that has a name, or nil.
 func findKey(content []*yaml.Node, name keyName) *yaml.Node {
 	for i := 0; i < len(content); i += 2 {
+		// Nearly all are scalars of another length.
+		if one := content[i]; one.Kind == yaml.ScalarNode && len(one.Value) != len(name.value) {
+			continue
+		}
 		if nameOf(content[i]) == name {
 			return content[i]
 		}
@@ -180,9 +230,10 @@ func (f *File) syntaxError(err error) *Error {
 
 // tabIndents reports whether a line begins with white space that has a tab in it.
 func (f *File) tabIndents(line int) bool {
-	if line < 1 || line > len(f.lines) {
+	starts := f.lineStarts()
+	if line < 1 || line > len(starts) {
 		return false
 	}
-	rest := f.data[f.lines[line-1]:]
+	rest := f.data[starts[line-1]:]
 	return bytes.Contains(rest[:len(rest)-len(bytes.TrimLeft(rest, " \t"))], []byte("\t"))
 }

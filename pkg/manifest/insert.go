@@ -147,7 +147,7 @@ func (f *File) prependEntries(mapping *yaml.Node, entries []newEntry) error {
 	if mapping.Style&yaml.FlowStyle != 0 {
 		return f.insertText(at, formatFlow(entries)+", ")
 	}
-	indent := f.data[f.lines[first.Line-1]:at]
+	indent := f.data[f.lineStarts()[first.Line-1]:at]
 	if len(bytes.Trim(indent, " ")) > 0 {
 		return f.unwritableError(first)
 	}
@@ -186,7 +186,7 @@ func (f *File) insertText(at int, text string) error { return f.replaceText(Span
 // DocumentSpan returns the source of one of [File.Documents], from its marker to the next one.
 func (f *File) DocumentSpan(doc *yaml.Node) Span {
 	span := Span{0, len(f.data)}
-	for i, start := range f.lines {
+	for i, start := range f.lineStarts() {
 		line := f.data[start:]
 		if !bytes.HasPrefix(line, []byte("---")) || len(line) > 3 && bytes.IndexByte([]byte(" \t\r\n"), line[3]) < 0 {
 			continue

@@ -65,7 +65,8 @@ func CheckSize(data []byte) error {
 	if len(data) > oci.MaxManifestFile {
 		return fmt.Errorf("%d bytes, the limit for a file of manifests is %d (split it): %w", len(data), oci.MaxManifestFile, oci.ErrTooLarge)
 	}
-	if CountNodes(data) > oci.MaxManifestNodes {
+	// Each takes a byte.
+	if len(data) > oci.MaxManifestNodes && CountNodes(data) > oci.MaxManifestNodes {
 		return fmt.Errorf("more than %d keys and values, the limit for a file of manifests (split it): %w", oci.MaxManifestNodes, oci.ErrTooLarge)
 	}
 	return nil

@@ -72,11 +72,12 @@ func Parse(name string, data []byte) (*File, error) {
 	if err := CheckSize(data); err != nil {
 		return nil, &Error{File: name, Problem: err.Error(), Cause: err}
 	}
-	f := &File{Name: name, positionIndex: newPlaces(data), spelled: map[*yaml.Node]spelledScalar{}}
+	f := &File{Name: name, positionIndex: positionIndex{data: data}, spelled: map[*yaml.Node]spelledScalar{}}
 	if err := f.checkCharacters(); err != nil {
 		return nil, err
 	}
 	f.bareTags = bareTag.Match(data)
+	lines := countLines(data)
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for {
 		doc, err := decodeDocument(decoder)
@@ -90,10 +91,7 @@ func Parse(name string, data []byte) (*File, error) {
 		if root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
 			continue
 		}
-		if err := f.checkNodes(root); err != nil {
-			return nil, err
-		}
-		if err := f.checkAliases(root); err != nil {
+		if err := f.checkDocument(root, lines); err != nil {
 			return nil, err
 		}
 		f.Documents = append(f.Documents, root)

@@ -9,34 +9,60 @@ import (
 const byteOrderMark = "\uFEFF"
 
 // positionIndex turns lines and columns, as yaml.v3 counts them, into byte offsets and back. Both
-// count from 1; columns count characters.
+// count from 1; columns count characters. It looks at the data when it is first asked: of most files
+// no place is.
 type positionIndex struct {
 	data  []byte
-	lines []int // byte offset of the start of each line
-	// counts holds how many characters begin before each stride of bytes, so that a place on
-	// a line of megabytes is not found by walking it.
+	lines []int // byte offset of the start of each line, from lineStarts
+	// counts holds how many characters begin before each stride of bytes and in all, so that a place
+	// on a line of megabytes is not found by walking it.
 	counts []int
 }
 
 const stride = 1024
 
-func newPlaces(data []byte) positionIndex {
-	p := positionIndex{data: data}
-	start := 0
+// lineStarts returns the byte offset of the start of each line.
+func (p *positionIndex) lineStarts() []int {
+	if p.lines == nil {
+		p.indexData()
+	}
+	return p.lines
+}
+
+// indexData finds the lines, and counts characters.
+func (p *positionIndex) indexData() {
+	data, start := p.data, 0
 	if bytes.HasPrefix(data, []byte(byteOrderMark)) {
 		// In front of a file it stands in no column.
 		start = len(byteOrderMark)
 	}
 	p.lines = []int{start}
+	p.counts = make([]int, 0, len(data)/stride+2)
 	characters := 0
-	for i := 0; i < len(data); i++ {
-		if i%stride == 0 {
-			p.counts = append(p.counts, characters)
-		}
-		if data[i] >= ' ' && data[i] < utf8.RuneSelf {
-			characters++ // nearly all
+	for from := 0; from < len(data); from += stride {
+		p.counts = append(p.counts, characters)
+		to := min(from+stride, len(data))
+		if skipPlain(data[from:to]) < to-from {
+			characters += p.indexBytes(from, to)
 			continue
 		}
+		characters += to - from // nearly all
+		for i := from; ; {
+			length := bytes.IndexByte(data[i:to], '\n')
+			if length < 0 {
+				break
+			}
+			i += length + 1
+			p.lines = append(p.lines, i)
+		}
+	}
+	p.counts = append(p.counts, characters)
+}
+
+// indexBytes finds the lines that begin behind one of a range of bytes, and counts the characters that begin in it.
+func (p *positionIndex) indexBytes(from, to int) (characters int) {
+	data := p.data
+	for i := from; i < to; i++ {
 		if utf8.RuneStart(data[i]) {
 			characters++
 		}
@@ -55,20 +81,45 @@ func newPlaces(data []byte) positionIndex {
 			}
 		}
 	}
-	return p
+	return characters
+}
+
+// isASCII reports whether each byte of a stride is a character.
+func (p *positionIndex) isASCII(i int) bool {
+	return i+1 < len(p.counts) && p.counts[i+1]-p.counts[i] == min(stride, len(p.data)-i*stride)
+}
+
+// countLines returns how many lines the data has, which takes far less than to find them.
+func countLines(data []byte) int {
+	lines := 1 + bytes.Count(data, []byte("\n"))
+	if bytes.IndexByte(data, '\r') >= 0 {
+		lines += bytes.Count(data, []byte("\r")) - bytes.Count(data, []byte("\r\n"))
+	}
+	if bytes.IndexByte(data, 0xC2) >= 0 {
+		lines += bytes.Count(data, []byte("\u0085"))
+	}
+	if bytes.IndexByte(data, 0xE2) >= 0 {
+		lines += bytes.Count(data, []byte("\u2028")) + bytes.Count(data, []byte("\u2029"))
+	}
+	return lines
 }
 
 // offsetOf returns where a place lies in the data, if it does.
 func (p *positionIndex) offsetOf(line, column int) (int, bool) {
-	if line < 1 || line > len(p.lines) || column < 1 {
+	lines := p.lineStarts()
+	if line < 1 || line > len(lines) || column < 1 {
 		return 0, false
 	}
-	want := p.countCharacters(p.lines[line-1]) + column - 1
+	want := p.countCharacters(lines[line-1]) + column - 1
 	at := stride * (sort.Search(len(p.counts), func(i int) bool { return p.counts[i] > want }) - 1)
 	if at < 0 {
 		return 0, false
 	}
-	for before := p.counts[at/stride]; at < len(p.data); at++ {
+	before := p.counts[at/stride]
+	if p.isASCII(at / stride) {
+		return at + want - before, true
+	}
+	for ; at < len(p.data); at++ {
 		if utf8.RuneStart(p.data[at]) {
 			if before == want {
 				return at, true
@@ -81,17 +132,18 @@ func (p *positionIndex) offsetOf(line, column int) (int, bool) {
 
 // positionAt returns the line and the column of an offset.
 func (p *positionIndex) positionAt(offset int) (line, column int) {
-	line = max(1, sort.Search(len(p.lines), func(i int) bool { return p.lines[i] > offset }))
-	return line, max(1, p.countCharacters(offset)-p.countCharacters(p.lines[line-1])+1)
+	lines := p.lineStarts()
+	line = max(1, sort.Search(len(lines), func(i int) bool { return lines[i] > offset }))
+	return line, max(1, p.countCharacters(offset)-p.countCharacters(lines[line-1])+1)
 }
 
-// countCharacters counts those that begin before an offset.
+// countCharacters counts those that begin before an offset; the data has been indexed.
 func (p *positionIndex) countCharacters(offset int) int {
-	if len(p.counts) == 0 {
-		return 0
-	}
 	i := min(offset/stride, len(p.counts)-1)
 	count := p.counts[i]
+	if p.isASCII(i) {
+		return count + offset - i*stride
+	}
 	for _, b := range p.data[i*stride : offset] {
 		if utf8.RuneStart(b) {
 			count++

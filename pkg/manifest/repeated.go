@@ -20,7 +20,7 @@ type RepeatedKey struct {
 // and kubectl take it (YAML 1.2.2 §3.2.1.3 wants it once). Every other byte stays. An error says that
 // what is left would mean something else; what is not YAML stays as it is.
 func DropRepeated(name string, data []byte) ([]byte, []RepeatedKey, error) {
-	f := &File{Name: name, positionIndex: newPlaces(data)}
+	f := &File{Name: name, positionIndex: positionIndex{data: data}}
 	if f.checkCharacters() != nil {
 		return data, nil, nil
 	}
