@@ -207,7 +207,7 @@ func (w *imageWalker) takeNamed(f *fieldGroup, one *namedField, said nameLabel, 
 				continue
 			}
 			w.taken[one.value] = true
-			w.addFound(w.newFound(text[m.start:m.end], at, w.capState(state), how, foundPiece{node: one.value, start: whole.start + m.start, end: whole.start + m.end}))
+			w.addFound(w.newFound(text[m.start:m.end], at, w.atMost(state), how, foundPiece{node: one.value, start: whole.start + m.start, end: whole.start + m.end}))
 		}
 		if w.taken[one.value] {
 			return
@@ -224,11 +224,11 @@ func (w *imageWalker) takeNamed(f *fieldGroup, one *namedField, said nameLabel, 
 		}
 	}
 	w.taken[one.value] = true
-	w.addFound(w.newFound(text, at, w.capState(state), how, whole))
+	w.addFound(w.newFound(text, at, w.atMost(state), how, whole))
 }
 
-// capState returns state, or Suspect inside a schema, which only describes images.
-func (w *imageWalker) capState(state State) State {
+// atMost returns what becomes of an image: a schema only speaks of them.
+func (w *imageWalker) atMost(state State) State {
 	if w.schema {
 		return Suspect
 	}
