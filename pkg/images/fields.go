@@ -11,15 +11,19 @@ import (
 )
 
 // findInContainers takes the images of a field of a pod, or of what a kind of resource has like it.
-func (w *imageWalker) findInContainers(key string, value *yaml.Node, at documentPlace) error {
-	within, how := []string{"image"}, howContainer
-	switch {
-	case slices.Contains([]string{"containers", "initContainers", "ephemeralContainers"}, key):
-	case key == "volumes":
+func (w *imageWalker) findInContainers(key string, value *yaml.Node, at *documentPlace) error {
+	var within []string
+	how := howContainer
+	switch key {
+	case "containers", "initContainers", "ephemeralContainers":
+		within = []string{"image"}
+	case "volumes":
 		within, how = []string{"image", "reference"}, howVolume
-	case slices.Contains(containerFields[w.group], key):
 	default:
-		return nil
+		if !slices.Contains(w.containers, key) {
+			return nil
+		}
+		within = []string{"image"}
 	}
 	value = resolveAlias(value)
 	items := []*yaml.Node{value}
@@ -34,7 +38,7 @@ func (w *imageWalker) findInContainers(key string, value *yaml.Node, at document
 		for _, field := range within {
 			itemAt = itemAt.atKey(field)
 		}
-		for _, node := range scalarsAt(item, within, map[*yaml.Node]bool{}) {
+		for _, node := range scalarsAt(item, within, nil) {
 			if err := w.takeContainerImage(node, itemAt, how); err != nil {
 				return err
 			}
@@ -49,7 +53,7 @@ var containerFields = map[string][]string{
 	"argoproj.io": {"container", "script", "sidecars"},
 }
 
-func (w *imageWalker) takeContainerImage(node *yaml.Node, at documentPlace, how string) error {
+func (w *imageWalker) takeContainerImage(node *yaml.Node, at *documentPlace, how string) error {
 	image := strings.TrimSpace(node.Value)
 	if node.Tag == "!!null" || image == "" {
 		// Whoever owns the resource fills it in: Deployments cannot leave it out, but
@@ -65,7 +69,8 @@ func (w *imageWalker) takeContainerImage(node *yaml.Node, at documentPlace, how 
 }
 
 // scalarsAt returns the scalars that keys lead to in a mapping and in those that it merges
-// (yaml.org/type/merge.html). Readers differ in which of them wins, so each one counts.
+// (yaml.org/type/merge.html). Readers differ in which of them wins, so each one counts. Those that
+// merge it are in seen, which may be nil.
 func scalarsAt(node *yaml.Node, keys []string, seen map[*yaml.Node]bool) []*yaml.Node {
 	node = resolveAlias(node)
 	if len(keys) == 0 && node.Kind == yaml.ScalarNode {
@@ -74,10 +79,15 @@ func scalarsAt(node *yaml.Node, keys []string, seen map[*yaml.Node]bool) []*yaml
 	if len(keys) == 0 || node.Kind != yaml.MappingNode || seen[node] {
 		return nil
 	}
-	seen[node] = true
 	var found []*yaml.Node
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key, value := resolveAlias(node.Content[i]), resolveAlias(node.Content[i+1])
+		if key.Tag == "!!merge" {
+			if seen == nil {
+				seen = map[*yaml.Node]bool{}
+			}
+			seen[node] = true
+		}
 		switch {
 		case key.Tag == "!!merge" && value.Kind == yaml.SequenceNode:
 			for _, merged := range value.Content {
@@ -86,7 +96,7 @@ func scalarsAt(node *yaml.Node, keys []string, seen map[*yaml.Node]bool) []*yaml
 		case key.Tag == "!!merge":
 			found = append(found, scalarsAt(value, keys, seen)...)
 		case key.Value == keys[0]:
-			found = append(found, scalarsAt(value, keys[1:], map[*yaml.Node]bool{})...)
+			found = append(found, scalarsAt(value, keys[1:], nil)...)
 		}
 	}
 	return found
@@ -94,13 +104,13 @@ func scalarsAt(node *yaml.Node, keys []string, seen map[*yaml.Node]bool) []*yaml
 
 // findInArguments takes the images of a command line: --flag=image, a flag and the image after it,
 // and what a text names.
-func (w *imageWalker) findInArguments(list *yaml.Node, at documentPlace) {
+func (w *imageWalker) findInArguments(list *yaml.Node, at *documentPlace) {
 	flags := w.parseFlags(list, at)
-	w.findJoinedFields(flags, documentPlace{})
+	w.findJoinedFields(flags, &documentPlace{})
 	for i := range flags.list {
 		one := &flags.list[i]
 		if !w.taken[one.value] && !w.isVariable(one.trimmedText()) {
-			w.takeNamed(flags, one, labelOf(strings.TrimLeft(one.name, "-")), howArgument)
+			w.takeNamed(flags, one, flags.place(one), labelOf(strings.TrimLeft(one.name, "-")), howArgument)
 		}
 	}
 	for i, item := range list.Content {
@@ -111,8 +121,8 @@ func (w *imageWalker) findInArguments(list *yaml.Node, at documentPlace) {
 }
 
 // parseFlags returns the values of the flags of a command line.
-func (w *imageWalker) parseFlags(list *yaml.Node, at documentPlace) *fieldGroup {
-	f := &fieldGroup{isLoose: true, place: func(one *namedField) documentPlace { return at.atIndex(one.index) }}
+func (w *imageWalker) parseFlags(list *yaml.Node, at *documentPlace) *fieldGroup {
+	f := &fieldGroup{isLoose: true, at: at}
 	for i, item := range list.Content {
 		node := resolveAlias(item)
 		if node.Kind != yaml.ScalarNode || !strings.HasPrefix(node.Value, "-") || strings.ContainsAny(node.Value, " \t\n") {
@@ -150,21 +160,21 @@ func (w *imageWalker) isVariable(text string) bool {
 
 // findInEnvironment takes the images of a container's variables: of those that are called image, and
 // what a text names in any other, a table too.
-func (w *imageWalker) findInEnvironment(list *yaml.Node, at documentPlace) {
-	vars := &fieldGroup{isLoose: true, place: func(one *namedField) documentPlace { return at.atIndex(one.index).atKey("value") }}
+func (w *imageWalker) findInEnvironment(list *yaml.Node, at *documentPlace) {
+	vars := &fieldGroup{isLoose: true, at: at, itemKey: "value"}
 	for i, item := range list.Content {
-		names := scalarsAt(item, []string{"name"}, map[*yaml.Node]bool{})
-		for _, node := range scalarsAt(item, []string{"value"}, map[*yaml.Node]bool{}) {
+		names := scalarsAt(item, []string{"name"}, nil)
+		for _, node := range scalarsAt(item, []string{"value"}, nil) {
 			if len(names) > 0 {
 				vars.addField(namedField{name: names[0].Value, value: node, index: i})
 			}
 		}
 	}
-	w.findJoinedFields(vars, documentPlace{})
+	w.findJoinedFields(vars, &documentPlace{})
 	for i := range vars.list {
 		one := &vars.list[i]
 		if !w.taken[one.value] && !w.isVariable(one.trimmedText()) {
-			w.takeNamed(vars, one, labelOf(one.name), howEnvironment)
+			w.takeNamed(vars, one, vars.place(one), labelOf(one.name), howEnvironment)
 		}
 		if !w.taken[one.value] {
 			w.inText(one.value, vars.place(one), Image, howEnvironment)
@@ -174,14 +184,14 @@ func (w *imageWalker) findInEnvironment(list *yaml.Node, at documentPlace) {
 
 // findInPairs reports the values of names that say image, as of the parameters of Tekton and Argo Workflows: what is
 // done with them is not known.
-func (w *imageWalker) findInPairs(list *yaml.Node, at documentPlace) {
+func (w *imageWalker) findInPairs(list *yaml.Node, at *documentPlace) {
 	for i, item := range list.Content {
-		names := scalarsAt(item, []string{"name"}, map[*yaml.Node]bool{})
+		names := scalarsAt(item, []string{"name"}, nil)
 		if len(names) == 0 {
 			continue
 		}
 		for _, field := range []string{"value", "default"} {
-			for _, node := range scalarsAt(item, []string{field}, map[*yaml.Node]bool{}) {
+			for _, node := range scalarsAt(item, []string{field}, nil) {
 				text := strings.TrimSpace(node.Value)
 				if state, ok := judgeValue(labelOf(names[0].Value), text); ok && state == Image && node.Tag == "!!str" && !w.taken[node] {
 					w.taken[node] = true
@@ -192,9 +202,9 @@ func (w *imageWalker) findInPairs(list *yaml.Node, at documentPlace) {
 	}
 }
 
-// takeNamed takes what a value is whose name speaks of images: one, or several.
-func (w *imageWalker) takeNamed(f *fieldGroup, one *namedField, said nameLabel, how string) {
-	text, at := one.trimmedText(), f.place(one)
+// takeNamed takes what a value is whose name speaks of images: one, or several. Its group is nil if nothing is next to it.
+func (w *imageWalker) takeNamed(f *fieldGroup, one *namedField, at *documentPlace, said nameLabel, how string) {
+	text := one.trimmedText()
 	whole := one.asPiece(whole)
 	var inner []textMatch
 	if said >= mentions {

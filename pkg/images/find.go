@@ -129,8 +129,9 @@ func (f *Finder) Find(file *manifest.File) ([]Found, error) {
 		return nil, err
 	}
 	var found []Found
+	names := knownNames{}
 	for _, doc := range file.Documents {
-		w := newWalker(doc, &documentScope{file: file}, rules)
+		w := newWalker(doc, &documentScope{file: file, names: names}, rules)
 		w.resource, w.found = describeResource(doc), &found
 		if err := w.walkDocument(doc); err != nil {
 			return nil, err
@@ -216,14 +217,16 @@ type imageWalker struct {
 	config bool        // a ConfigMap or a Secret, or within one: its strings are what programs read
 	secret bool
 	schema bool // a CustomResourceDefinition
-	group  string
-	seen   map[*yaml.Node]bool
-	taken  map[*yaml.Node]bool  // the scalars that are decided on
-	labels map[string]nameLabel // what names of fields say
+	// containers are the fields of the API group that hold containers.
+	containers []string
+	seen       map[*yaml.Node]bool // the nodes with an anchor that have come
+	taken      map[*yaml.Node]bool // the scalars that are decided on
+	frames     []*walkFrame
+	depth      int // how many of the frames are in use
 }
 
 func newWalker(doc *yaml.Node, within *documentScope, rules []compiledRule) *imageWalker {
-	w := &imageWalker{rules: rules, scope: within, seen: map[*yaml.Node]bool{}, taken: map[*yaml.Node]bool{}, labels: map[string]nameLabel{}}
+	w := &imageWalker{rules: rules, scope: within, seen: map[*yaml.Node]bool{}, taken: map[*yaml.Node]bool{}}
 	if kind := manifest.GetValue(doc, "kind"); kind != nil {
 		w.config = kind.Value == "ConfigMap" || kind.Value == "Secret"
 		w.secret = kind.Value == "Secret"
@@ -231,40 +234,56 @@ func newWalker(doc *yaml.Node, within *documentScope, rules []compiledRule) *ima
 	}
 	w.schema = w.schema || manifest.GetValue(doc, "$schema") != nil
 	if version := manifest.GetValue(doc, "apiVersion"); version != nil {
-		w.group, _, _ = strings.Cut(version.Value, "/")
+		group, _, _ := strings.Cut(version.Value, "/")
+		w.containers = containerFields[group]
 	}
 	return w
 }
 
-// documentPlace is where in a document the walker is: the last step, a key (string) or an index (int), and
-// the place before.
+// documentPlace is where in a document the walker is: the last step, a key or an index, and the place before. Its zero
+// value is the root. A walker moves one place along all that a mapping or a list holds, so it is only valid meanwhile.
 type documentPlace struct {
-	up *documentPlace
-	// step is the last one, nil at the root.
-	step any
+	up     *documentPlace
+	key    string
+	index  int
+	isItem bool // the step is an index
+
+	// said is what the names on the way say, once it has been asked for.
+	said      placeLabel
+	isLabeled bool
 }
 
-func (p documentPlace) atKey(key string) documentPlace {
-	return documentPlace{&p, key}
+func (p *documentPlace) atKey(key string) *documentPlace {
+	return &documentPlace{up: p, key: key}
 }
 
-func (p documentPlace) atIndex(i int) documentPlace {
-	return documentPlace{&p, i}
+func (p *documentPlace) atIndex(i int) *documentPlace {
+	return &documentPlace{up: p, index: i, isItem: true}
 }
 
-// stepsFromRoot returns all steps from the root. They are put together where they are asked for: each node has
-// one, and a path for each takes the square of the depth.
-func (p documentPlace) stepsFromRoot() []any {
+// moveToKey goes on to the next key of a mapping.
+func (p *documentPlace) moveToKey(key string) { *p = documentPlace{up: p.up, key: key} }
+
+// moveToIndex goes on to the next item of a list.
+func (p *documentPlace) moveToIndex(i int) { *p = documentPlace{up: p.up, index: i, isItem: true} }
+
+// stepsFromRoot returns all steps from the root, keys (string) and indexes (int). They are put together where they are asked
+// for: each node has one, and a path for each takes the square of the depth.
+func (p *documentPlace) stepsFromRoot() []any {
 	var steps []any
-	for at := &p; at.up != nil; at = at.up {
-		steps = append(steps, at.step)
+	for at := p; at.up != nil; at = at.up {
+		if at.isItem {
+			steps = append(steps, at.index)
+		} else {
+			steps = append(steps, at.key)
+		}
 	}
 	slices.Reverse(steps)
 	return steps
 }
 
 // pathText returns the way as users read it.
-func (p documentPlace) pathText() string {
+func (p *documentPlace) pathText() string {
 	var text strings.Builder
 	for _, step := range p.stepsFromRoot() {
 		key, isKey := step.(string)
@@ -281,13 +300,10 @@ func (p documentPlace) pathText() string {
 }
 
 // fieldName returns the key of the field that the place is, or "".
-func (p documentPlace) fieldName() string {
-	key, _ := p.step.(string)
-	return key
-}
+func (p *documentPlace) fieldName() string { return p.key }
 
 // parentName returns the key of the mapping that the place is in, or "".
-func (p documentPlace) parentName() string {
+func (p *documentPlace) parentName() string {
 	if p.up == nil {
 		return ""
 	}
@@ -297,94 +313,135 @@ func (p documentPlace) parentName() string {
 // walkDocument finds all there is in a document: the definition's rules decide first.
 func (w *imageWalker) walkDocument(doc *yaml.Node) error {
 	if len(w.rules) > 0 {
-		if err := w.byRules(doc, documentPlace{}, map[*yaml.Node]bool{}); err != nil {
+		if err := w.byRules(doc, &documentPlace{}, map[*yaml.Node]bool{}); err != nil {
 			return err
 		}
 	}
-	return w.walkNode(doc, documentPlace{})
+	return w.walkNode(doc, &documentPlace{})
 }
 
-func (w *imageWalker) walkNode(node *yaml.Node, at documentPlace) error {
+func (w *imageWalker) walkNode(node *yaml.Node, at *documentPlace) error {
 	// Each node once, however many aliases lead to it: one may lead to itself, and a few
-	// may multiply to millions.
-	if w.seen[node] {
-		return nil
+	// may multiply to millions. They lead to nodes with an anchor.
+	if node.Anchor != "" {
+		if w.seen[node] {
+			return nil
+		}
+		w.seen[node] = true
 	}
-	w.seen[node] = true
 	switch node.Kind {
 	case yaml.AliasNode:
 		return w.walkNode(node.Alias, at)
 	case yaml.ScalarNode:
 		return w.checkScalar(node, at)
 	case yaml.SequenceNode:
-		switch at.fieldName() {
-		case "args", "command":
-			w.findInArguments(node, at)
-		case "env":
-			w.findInEnvironment(node, at)
-		default:
-			w.findInPairs(node, at)
-		}
-		for i, item := range node.Content {
-			if err := w.walkNode(item, at.atIndex(i)); err != nil {
-				return err
-			}
-		}
+		return w.walkList(node, at)
 	case yaml.MappingNode:
-		w.near = fieldsOf(node, at, w.near)
-		defer func(outer *fieldGroup) { w.near = outer }(w.near.outer)
-		w.findJoinedFields(w.near, at)
-		for i := 0; i+1 < len(node.Content); i += 2 {
-			key, value := resolveAlias(node.Content[i]).Value, node.Content[i+1]
-			if w.passOver(key, at) {
-				continue
-			}
-			if err := w.findInContainers(key, value, at.atKey(key)); err != nil {
-				return err
-			}
-			if err := w.walkNode(value, at.atKey(key)); err != nil {
-				return err
-			}
+		return w.walkMapping(node, at)
+	}
+	return nil
+}
+
+func (w *imageWalker) walkList(list *yaml.Node, at *documentPlace) error {
+	switch at.fieldName() {
+	case "args", "command":
+		w.findInArguments(list, at)
+	case "env":
+		w.findInEnvironment(list, at)
+	default:
+		w.findInPairs(list, at)
+	}
+	frame := w.enterFrame(at)
+	defer w.leaveFrame()
+	for i, item := range list.Content {
+		frame.within.moveToIndex(i)
+		if err := w.walkNode(item, &frame.within); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+func (w *imageWalker) walkMapping(mapping *yaml.Node, at *documentPlace) error {
+	frame, outer := w.enterFrame(at), w.near
+	defer w.leaveFrame()
+	frame.group = fieldGroup{mapping: mapping, at: at, outer: outer, list: frame.group.list[:0]}
+	w.near = &frame.group
+	w.findJoinedFields(w.near, at)
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		key, value := resolveAlias(mapping.Content[i]).Value, mapping.Content[i+1]
+		if w.passOver(key, at) {
+			continue
+		}
+		frame.within.moveToKey(key)
+		if err := w.findInContainers(key, value, &frame.within); err != nil {
+			return err
+		}
+		if err := w.walkNode(value, &frame.within); err != nil {
+			return err
+		}
+	}
+	w.near = outer
+	return nil
+}
+
+// walkFrame is what a walker needs while it is in a mapping or a list. Frames are used again, as most of a walk would
+// be to allocate them.
+type walkFrame struct {
+	within documentPlace
+	group  fieldGroup
+}
+
+// enterFrame returns a frame for what is at a place.
+func (w *imageWalker) enterFrame(at *documentPlace) *walkFrame {
+	if w.depth == len(w.frames) {
+		w.frames = append(w.frames, &walkFrame{})
+	}
+	frame := w.frames[w.depth]
+	w.depth++
+	frame.within.up = at
+	return frame
+}
+
+func (w *imageWalker) leaveFrame() { w.depth-- }
+
 // passOver reports whether a field is out of the rules' reach: what describes the values of a
 // schema, and text that a checksum next to it covers (Knative's ConfigMaps).
-func (w *imageWalker) passOver(key string, at documentPlace) bool {
+func (w *imageWalker) passOver(key string, at *documentPlace) bool {
 	if w.schema {
-		return slices.Contains([]string{"description", "example", "examples", "pattern", "required", "title"}, key)
+		switch key {
+		case "description", "example", "examples", "pattern", "required", "title":
+			return true
+		}
+		return false
 	}
 	return w.config && key == "_example" && at.pathText() == "data"
 }
 
 // checkScalar looks at a value that no rule for lists and mappings has decided on.
-func (w *imageWalker) checkScalar(node *yaml.Node, at documentPlace) error {
+func (w *imageWalker) checkScalar(node *yaml.Node, at *documentPlace) error {
 	text, annotation := strings.TrimSpace(node.Value), at.parentName() == "annotations"
-	if w.taken[node] || text == "" || node.Tag == "!!null" {
+	if text == "" || node.Tag == "!!null" || w.taken[node] {
 		return nil
 	}
 	switch {
 	case annotation && isProvenance(at.fieldName()):
 		w.reportSuspect(node, at, Ignored, howProvenance)
 		return nil
-	case w.secret && at.parentName() == "data", w.config && at.pathText() == "binaryData."+at.fieldName():
+	case w.secret && at.parentName() == "data",
+		w.config && at.parentName() == "binaryData" && at.pathText() == "binaryData."+at.fieldName():
 		return w.checkEncoded(node, at)
 	case w.schema:
 	case strings.Contains(text, "\n"), strings.HasPrefix(text, "{") && strings.HasSuffix(text, "}"), strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]"):
 		return w.checkText(node, at, w.rules)
 	}
-	how := howField
-	if annotation {
-		how = howAnnotation
+	if said := w.labelAt(at); said >= location {
+		how := howField
+		if annotation {
+			how = howAnnotation
+		}
+		w.takeNamed(w.near, &namedField{name: at.fieldName(), value: node}, at, said, how)
 	}
-	one := &namedField{name: at.fieldName(), value: node}
-	near := &fieldGroup{place: func(*namedField) documentPlace { return at }}
-	if w.near != nil {
-		near.list, near.mapping, near.outer = w.near.list, w.near.mapping, w.near.outer
-	}
-	w.takeNamed(near, one, w.labelAt(at), how)
 	switch {
 	case w.taken[node]:
 	case w.config && !annotation && !w.schema:

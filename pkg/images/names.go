@@ -3,6 +3,9 @@ package images
 import (
 	"slices"
 	"strings"
+	"sync"
+
+	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
@@ -21,23 +24,49 @@ const (
 // The ends of names, in lower case.
 var (
 	referenceWords = []string{"references", "reference", "refs", "ref", "names", "name", "urls", "url", "uris", "uri"}
-	locationWords  = []string{"registry", "registries", "repository", "repositories", "repo", "repos", "hub", "prefix", "base"}
-	propertyWords  = []string{
+	locationEnds   = indexEnds("registry", "registries", "repository", "repositories", "repo", "repos", "hub", "prefix", "base")
+	propertyEnds   = indexEnds(
 		"tag", "version", "digest", "sha", "sha256", "size", "dir", "directory", "path", "file", "format", "type", "mode",
 		"count", "width", "height", "timeout", "interval", "endpoint", "addr", "address", "port", "service", "class",
 		"quality", "ttl", "enabled", "id",
-	}
+	)
 	policyWords = []string{"pull", "policy", "secret"}
 )
 
+// endIndex are words by their last letters.
+type endIndex [1 << 7][]string
+
+// indexEnds returns a function that gives an index of words, which it makes when it is first called.
+func indexEnds(words ...string) func() *endIndex {
+	return sync.OnceValue(func() *endIndex {
+		var index endIndex
+		for _, word := range words {
+			last := word[len(word)-1]
+			index[last] = append(index[last], word)
+		}
+		return &index
+	})
+}
+
+// isEndOf reports whether a name ends in one of the words.
+func (e *endIndex) isEndOf(name string) bool {
+	if name == "" || name[len(name)-1] >= byte(len(e)) {
+		return false
+	}
+	return slices.ContainsFunc(e[name[len(name)-1]], func(word string) bool { return strings.HasSuffix(name, word) })
+}
+
 // labelOf reads a name.
-func labelOf(name string) nameLabel {
-	name = spellOut(strings.ToLower(name))
+func labelOf(name string) nameLabel { return labelOfLower(strings.ToLower(name)) }
+
+// labelOfLower reads a name in lower case.
+func labelOfLower(name string) nameLabel {
+	name = spellOut(name)
 	speaks := strings.Contains(name, "image")
 	switch {
-	case containsAny(name, policyWords), endsIn(name, propertyWords), endsIn(strings.TrimSuffix(name, "s"), propertyWords):
+	case containsAny(name, policyWords), propertyEnds().isEndOf(name), propertyEnds().isEndOf(strings.TrimSuffix(name, "s")):
 		return unrelated
-	case endsIn(name, locationWords):
+	case locationEnds().isEndOf(name):
 		if speaks {
 			return location
 		}
@@ -59,10 +88,6 @@ func spellOut(name string) string {
 }
 
 var shortWord = lazyregexp.New(`(^|[._-])img(s?(?:$|[._-]))`)
-
-func endsIn(name string, words []string) bool {
-	return slices.ContainsFunc(words, func(w string) bool { return strings.HasSuffix(name, w) })
-}
 
 func containsAny(name string, words []string) bool {
 	return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(name, w) })
@@ -91,46 +116,92 @@ func namesImage(name string) bool {
 // isImageKey reports whether a name is that of an image.
 func isImageKey(name string) bool { return labelOf(name) == denotes }
 
-// isPlural reports whether a name is that of several images.
-func isPlural(name string) bool {
-	return isImageKey(name) && strings.HasSuffix(strings.ToLower(name), "s") && !strings.HasSuffix(strings.ToLower(name), "8s")
+// knownName is what a name of a field says.
+type knownName struct {
+	label nameLabel
+	// isPlural is set if it is the name of several images.
+	isPlural bool
+	// The part of a reference that the field holds, as roleOf has it.
+	of     string
+	role   partRole
+	isPart bool
 }
 
-// labelOf is [labelOf], which is asked of the same names for every value below them.
-func (w *imageWalker) labelOf(key string) nameLabel {
-	said, known := w.labels[key]
-	if !known {
-		said = labelOf(key)
-		w.labels[key] = said
+// knownNames are the names of a file that have been read: most come many times.
+type knownNames map[string]knownName
+
+// maxKnownNames is how many of them are kept.
+const maxKnownNames = 10_000
+
+func (n knownNames) readName(name string) knownName {
+	known, ok := n[name]
+	if !ok {
+		lower := strings.ToLower(name)
+		known.label = labelOfLower(lower)
+		known.isPlural = known.label == denotes && strings.HasSuffix(lower, "s") && !strings.HasSuffix(lower, "8s")
+		known.of, known.role, known.isPart = roleOfLower(lower)
+		if len(n) < maxKnownNames {
+			n[name] = known
+		}
 	}
-	return said
+	return known
+}
+
+// haveRepository reports whether a key of a mapping is called as one that holds a repository, or all of a reference.
+func (n knownNames) haveRepository(mapping *yaml.Node) bool {
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		name := n.readName(resolveAlias(mapping.Content[i]).Value)
+		if name.isPart && (name.role == repository || name.role == whole) {
+			return true
+		}
+	}
+	return false
+}
+
+// placeLabel is the nearest label on the way to a value.
+type placeLabel struct {
+	label    nameLabel
+	isPlural bool
+	steps    int // from the name that says it, or from the root
+}
+
+// nearestLabel returns what the nearest name says that says something.
+func (w *imageWalker) nearestLabel(at *documentPlace) (near placeLabel) {
+	switch {
+	case at.up == nil:
+		return near
+	case at.isLabeled:
+		return at.said
+	case at.isItem:
+		near = w.nearestLabel(at.up)
+		near.steps++
+	case w.schema && schemaWords[at.key]:
+		near = w.nearestLabel(at.up)
+	default:
+		if name := w.scope.names.readName(at.key); name.label != unlabelled {
+			near = placeLabel{label: name.label, isPlural: name.isPlural}
+		} else {
+			near = w.nearestLabel(at.up)
+			near.steps++
+		}
+	}
+	at.said, at.isLabeled = near, true
+	return near
 }
 
 // labelAt returns what the names on the way to a value say of it, the nearest first: images is said
 // of each item of its list and of each value of its mapping.
-func (w *imageWalker) labelAt(at documentPlace) nameLabel {
-	steps := 0
-	for at := &at; at.up != nil; at = at.up {
-		key, isKey := at.step.(string)
-		if !isKey {
-			steps++
-			continue
-		}
-		if w.schema && schemaWords[key] {
-			continue
-		}
-		if said := w.labelOf(key); said != unlabelled {
-			if steps == 0 || said == denotes && isPlural(key) && steps == 1 {
-				return said
-			}
-			return min(said, mentions)
-		}
-		steps++
-	}
-	if steps <= 1 {
+func (w *imageWalker) labelAt(at *documentPlace) nameLabel {
+	near := w.nearestLabel(at)
+	switch {
+	case near.label == unlabelled && near.steps <= 1:
 		return w.label
+	case near.label == unlabelled:
+		return min(w.label, mentions)
+	case near.steps == 0 || near.label == denotes && near.isPlural && near.steps == 1:
+		return near.label
 	}
-	return min(w.label, mentions)
+	return min(near.label, mentions)
 }
 
 // schemaWords stand between a property and what a schema says of its values.

@@ -27,21 +27,36 @@ func (f *namedField) asPiece(is partRole) foundPiece {
 
 // fieldGroup are named values next to each other, and those around them.
 type fieldGroup struct {
-	list    []namedField
-	mapping *yaml.Node // nil for an environment and a command line
-	outer   *fieldGroup
-	place   func(*namedField) documentPlace
+	list     []namedField // of a mapping, once listFields has been called
+	isListed bool
+	mapping  *yaml.Node // nil for an environment and a command line
+	at       *documentPlace
+	itemKey  string // the key of the values in the items of a list; "" if they are the items
+	outer    *fieldGroup
 	// isLoose is set if they are joined by a program only, never by convention.
 	isLoose bool
 }
 
-// fieldsOf returns the scalars of a mapping that are set.
-func fieldsOf(mapping *yaml.Node, at documentPlace, outer *fieldGroup) *fieldGroup {
-	f := &fieldGroup{mapping: mapping, outer: outer, place: func(one *namedField) documentPlace { return at.atKey(one.name) }}
-	for i := 0; i+1 < len(mapping.Content); i += 2 {
-		f.addField(namedField{name: resolveAlias(mapping.Content[i]).Value, value: resolveAlias(mapping.Content[i+1])})
+// place returns where a field of the group is.
+func (f *fieldGroup) place(one *namedField) *documentPlace {
+	switch {
+	case f.mapping != nil:
+		return f.at.atKey(one.name)
+	case f.itemKey != "":
+		return f.at.atIndex(one.index).atKey(f.itemKey)
 	}
-	return f
+	return f.at.atIndex(one.index)
+}
+
+// listFields returns the fields of the group. Those of a mapping are its scalars that are set; few mappings are asked for them.
+func (f *fieldGroup) listFields() []namedField {
+	if f.mapping != nil && !f.isListed {
+		f.isListed = true
+		for i := 0; i+1 < len(f.mapping.Content); i += 2 {
+			f.addField(namedField{name: resolveAlias(f.mapping.Content[i]).Value, value: resolveAlias(f.mapping.Content[i+1])})
+		}
+	}
+	return f.list
 }
 
 func (f *fieldGroup) addField(one namedField) {
@@ -54,9 +69,10 @@ func (f *fieldGroup) findField(name string) *namedField {
 	if f == nil {
 		return nil
 	}
-	for i := range f.list {
-		if f.list[i].name == name {
-			return &f.list[i]
+	fields := f.listFields()
+	for i := range fields {
+		if fields[i].name == name {
+			return &fields[i]
 		}
 	}
 	return nil
@@ -64,8 +80,23 @@ func (f *fieldGroup) findField(name string) *namedField {
 
 // roleOf reads by its name which part of a reference a field holds. What comes before is common
 // to all parts of one reference.
-func roleOf(name string) (of string, is partRole, ok bool) {
-	name = strings.ToLower(name)
+func roleOf(name string) (of string, is partRole, ok bool) { return roleOfLower(strings.ToLower(name)) }
+
+// roleEnds are what each name of a part ends in that does not begin with related_image.
+var roleEnds = indexEnds(slices.Concat(referenceWords, []string{
+	"digest", "sha256", "sha", "tag", "version", "repository", "repo", "registry", "hub", "registryurl", "registryhost", "registryserver",
+	"base", "prefix", "images", "image",
+})...)
+
+// roleOfLower is roleOf for a name in lower case.
+func roleOfLower(name string) (of string, is partRole, ok bool) {
+	if !roleEnds().isEndOf(name) && !strings.HasPrefix(name, "related_image") {
+		return "", 0, false // as nearly all
+	}
+	return readRole(name)
+}
+
+func readRole(name string) (of string, is partRole, ok bool) {
 	rest := name
 	switch {
 	case rest == "baserepo", rest == "baserepository":
@@ -125,8 +156,9 @@ func cutSuffix(name *string, words ...string) (ok bool) {
 // findPart returns the field that may hold another part of the reference that a field is a part of, or nil.
 func (f *fieldGroup) findPart(of string, is partRole, except *namedField) *namedField {
 	var found *namedField
-	for i := range f.list {
-		one := &f.list[i]
+	fields := f.listFields()
+	for i := range fields {
+		one := &fields[i]
 		prefix, role, ok := roleOf(one.name)
 		if !ok || role != is || one.value == except.value || prefix != of && prefix != "" || !canBe(is, one.trimmedText()) {
 			continue
@@ -195,15 +227,21 @@ func isRepository(text string) bool {
 // digest and whatever else there is stand in fields of one mapping that are called so. Where another
 // field next to them or around them may be a part of the reference, or nothing says which
 // registry it comes from, it is a suspect.
-func (w *imageWalker) findJoinedFields(f *fieldGroup, at documentPlace) {
+func (w *imageWalker) findJoinedFields(f *fieldGroup, at *documentPlace) {
 	if w.schema {
 		return
 	}
-	called := isImageKey(at.fieldName()) || at.parentName() == "images"
-	for i := range f.list {
-		one := &f.list[i]
+	names := w.scope.names
+	called := names.readName(at.fieldName()).label == denotes || at.parentName() == "images"
+	if f.mapping != nil && !called && !names.haveRepository(f.mapping) {
+		return // as nearly all
+	}
+	fields := f.listFields()
+	for i := range fields {
+		one := &fields[i]
 		isEntry := called && (one.name == "newName" || one.name == "name" && f.findField("newName") == nil)
-		of, is, ok := roleOf(one.name)
+		name := names.readName(one.name)
+		of, is, ok := name.of, name.role, name.isPart
 		switch {
 		case called && one.name == "name" && !isEntry:
 			w.taken[one.value] = true // what a kustomization replaces
@@ -304,7 +342,7 @@ func joinParts(parts []joinedField) (image string) {
 }
 
 // addJoined adds what stands in several fields, at the place of one of them.
-func (w *imageWalker) addJoined(image string, at documentPlace, state State, how string, parts []joinedField) *Found {
+func (w *imageWalker) addJoined(image string, at *documentPlace, state State, how string, parts []joinedField) *Found {
 	main := slices.IndexFunc(parts, func(p joinedField) bool { return p.steps == 0 && p.is == repository })
 	if how == howRule {
 		main = len(parts) - 1

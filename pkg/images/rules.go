@@ -241,7 +241,7 @@ func pathPart(part any) (any, error) {
 }
 
 // matchesValue reports whether the rule is for a value at a place.
-func (r *compiledRule) matchesValue(text string, at documentPlace) bool {
+func (r *compiledRule) matchesValue(text string, at *documentPlace) bool {
 	switch {
 	case r.name != "" && r.name != at.fieldName():
 		return false
@@ -273,7 +273,7 @@ func onPath(way, path []any) bool {
 }
 
 // byRules lets the definition's rules decide on each scalar of a document.
-func (w *imageWalker) byRules(node *yaml.Node, at documentPlace, seen map[*yaml.Node]bool) error {
+func (w *imageWalker) byRules(node *yaml.Node, at *documentPlace, seen map[*yaml.Node]bool) error {
 	if seen[node] {
 		return nil
 	}
@@ -284,17 +284,21 @@ func (w *imageWalker) byRules(node *yaml.Node, at documentPlace, seen map[*yaml.
 	case yaml.ScalarNode:
 		return w.byRule(node, at)
 	case yaml.SequenceNode:
+		within := at.atIndex(0)
 		for i, item := range node.Content {
-			if err := w.byRules(item, at.atIndex(i), seen); err != nil {
+			within.moveToIndex(i)
+			if err := w.byRules(item, within, seen); err != nil {
 				return err
 			}
 		}
 	case yaml.MappingNode:
-		w.near = fieldsOf(node, at, w.near)
+		w.near = &fieldGroup{mapping: node, at: at, outer: w.near}
 		defer func(outer *fieldGroup) { w.near = outer }(w.near.outer)
 		w.byJoins(at)
+		within := at.atKey("")
 		for i := 0; i+1 < len(node.Content); i += 2 {
-			if err := w.byRules(node.Content[i+1], at.atKey(resolveAlias(node.Content[i]).Value), seen); err != nil {
+			within.moveToKey(resolveAlias(node.Content[i]).Value)
+			if err := w.byRules(node.Content[i+1], within, seen); err != nil {
 				return err
 			}
 		}
@@ -303,7 +307,7 @@ func (w *imageWalker) byRules(node *yaml.Node, at documentPlace, seen map[*yaml.
 }
 
 // byJoins lets the rules that join fields decide on those of the mapping that the walker is in.
-func (w *imageWalker) byJoins(at documentPlace) {
+func (w *imageWalker) byJoins(at *documentPlace) {
 	for _, r := range w.rules {
 		parts, main := r.fieldsIn(w.near)
 		if parts == nil || slices.ContainsFunc(parts, func(p joinedField) bool { return p.steps == 0 && w.taken[p.value] }) {
@@ -351,7 +355,7 @@ func (r *compiledRule) fieldsIn(near *fieldGroup) (parts []joinedField, main joi
 }
 
 // byRule lets the first rule that matches a scalar decide on it.
-func (w *imageWalker) byRule(node *yaml.Node, at documentPlace) error {
+func (w *imageWalker) byRule(node *yaml.Node, at *documentPlace) error {
 	text := strings.TrimSpace(node.Value)
 	i := slices.IndexFunc(w.rules, func(r compiledRule) bool { return r.join == nil && r.matchesValue(text, at) })
 	if i < 0 || w.taken[node] || text == "" {

@@ -2,7 +2,6 @@ package images
 
 import (
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -29,23 +28,57 @@ const (
 	after  = " \t\r\n\"'`,;)]}<>|&\\."
 )
 
-// findInWords returns the matches of full or bare. Each lies within one run of the characters of references, and has a
-// slash: nothing else is given to the expression, which takes a hundred times as long as a look at each byte.
-func findInWords(expression *regexp.Regexp, text string) (found []textMatch) {
-	for i := 0; i < len(text); i++ {
-		start, hasSlash := i, false
-		for ; i < len(text) && isReferenceCharacter(text[i]); i++ {
-			hasSlash = hasSlash || text[i] == '/'
+// findInWords returns the matches of full or bare. Each lies within one run of the characters of references, and such a
+// run has to pass a test of its bytes: the expression takes a hundred times as long.
+func findInWords(expression lazyregexp.Expression, text string, canMatch func(run string) bool) (found []textMatch) {
+	for at := 0; ; {
+		start := strings.IndexByte(text[at:], '/')
+		if start < 0 {
+			return found
 		}
-		if !hasSlash {
-			continue
+		start += at
+		end := start + 1
+		for start > at && isReferenceCharacter(text[start-1]) {
+			start--
 		}
-		for _, at := range expression.FindAllStringIndex(text[start:i], -1) {
-			found = append(found, textMatch{start: start + at[0], end: start + at[1]})
+		for end < len(text) && isReferenceCharacter(text[end]) {
+			end++
 		}
+		if run := text[start:end]; canMatch(run) {
+			for _, m := range expression.Get().FindAllStringIndex(run, -1) {
+				found = append(found, textMatch{start: start + m[0], end: start + m[1]})
+			}
+		}
+		at = end
 	}
-	return found
 }
+
+// canBeFull reports whether full may match in a run of the characters of references.
+func canBeFull(run string) bool {
+	end := endOfHost(run)
+	return end >= 0 && strings.ContainsAny(run[end:], ":@")
+}
+
+// canBeBare reports whether bare may match in a run of the characters of references.
+func canBeBare(run string) bool { return endOfHost(run) >= 0 }
+
+// endOfHost returns where the first host may end that has a path behind it, or -1. It may end there or later.
+func endOfHost(run string) int {
+	for begin := 0; ; {
+		length := strings.IndexByte(run[begin:], '/')
+		end := begin + length
+		if length < 0 || end+1 == len(run) {
+			return -1
+		}
+		if host := run[begin:end]; isLowerOrDigit(run[end+1]) && host != "" && (isLowerOrDigit(host[len(host)-1]) || host[len(host)-1] == ']') &&
+			(strings.ContainsAny(host, ".:[") || strings.HasSuffix(host, "localhost")) {
+			return end
+		}
+		begin = end + 1
+	}
+}
+
+func isLowerOrDigit(b byte) bool { return 'a' <= b && b <= 'z' || '0' <= b && b <= '9' }
 
 // isReferenceCharacter reports whether a byte can be in a match of full or bare.
 func isReferenceCharacter(b byte) bool {
@@ -67,7 +100,7 @@ func scanText(text string) []textMatch {
 		return nil
 	}
 	var found []textMatch
-	for _, m := range findInWords(full.Get(), text) {
+	for _, m := range findInWords(full, text, canBeFull) {
 		// What ends a sentence is not part of a tag.
 		m.end = m.start + len(strings.TrimRight(text[m.start:m.end], ".-_"))
 		if standsAlone(text, m) && isWord(text[m.start:m.end]) {
@@ -82,14 +115,15 @@ func standsAlone(text string, m textMatch) bool {
 		(m.end >= len(text) || strings.Contains(after, text[m.end:m.end+1]))
 }
 
-// scanLoose finds what only looks like references in a text: the values of names that say image,
-// without a host too, the neighbors of full references in a list, repositories of registries, and references of which a part is a variable.
-func scanLoose(text string) []textMatch {
+// scanLoose finds what only looks like references in a text: the values of names that say image, without a host too, the
+// neighbors in a list of the full references that scanText has found, repositories of registries, and references of which a
+// part is a variable.
+func scanLoose(text string, full []textMatch) []textMatch {
 	found := scanNamed(text)
 	if !strings.Contains(text, "/") {
 		return found
 	}
-	found = append(found, scanLists(text)...)
+	found = append(found, scanLists(text, full)...)
 	for _, scheme := range pointers {
 		for i := strings.Index(text, scheme); i >= 0; {
 			end := wordEnd(text, i, elementEnds)
@@ -100,7 +134,7 @@ func scanLoose(text string) []textMatch {
 			}
 		}
 	}
-	for _, m := range findInWords(bare.Get(), text) {
+	for _, m := range findInWords(bare, text, canBeBare) {
 		switch {
 		case standsAlone(text, m) && inRegistry(text[m.start:m.end]):
 			found = append(found, m)
@@ -116,10 +150,10 @@ func scanLoose(text string) []textMatch {
 
 // scanLists finds the references without a host that a list in a text has next to full ones:
 // ghcr.io/a/b:1,redis:7.
-func scanLists(text string) []textMatch {
+func scanLists(text string, full []textMatch) []textMatch {
 	var found []textMatch
 	last := 0
-	for _, m := range scanText(text) {
+	for _, m := range full {
 		if m.start < last {
 			continue // in the list before
 		}
@@ -142,15 +176,27 @@ func hostOf(text string) string {
 // imageWord is in each name that says image.
 var imageWord = lazyregexp.New(`(?i)image|\bimgs?\b|_imgs?\b|\bimgs?_`)
 
-// mayHaveImageWord reports whether a text has the two letters that imageWord begins with. Few have them, and a look at
-// two bytes costs a hundredth of what the expression does.
-func mayHaveImageWord(text string) bool {
-	for i := 1; i < len(text); i++ {
-		if text[i]|0x20 == 'm' && text[i-1]|0x20 == 'i' {
-			return true
+// findImageWord returns the first match of imageWord, if there is one. It looks for the letters that each match has, and
+// leaves to the expression only what has img.
+func findImageWord(text string) (start, end int, ok bool) {
+	for i := 0; i+2 < len(text); i++ {
+		if text[i+1]|0x20 != 'm' || text[i]|0x20 != 'i' {
+			continue
+		}
+		switch text[i+2] | 0x20 {
+		case 'a':
+			if i+4 < len(text) && text[i+3]|0x20 == 'g' && text[i+4]|0x20 == 'e' {
+				return i, i + 5, true
+			}
+		case 'g':
+			at := imageWord.Get().FindStringIndex(text)
+			if at == nil {
+				return 0, 0, false
+			}
+			return at[0], at[1], true
 		}
 	}
-	return false
+	return 0, 0, false
 }
 
 // isNameCharacter reports whether a byte is one of the names of fields, flags and variables.
@@ -163,14 +209,11 @@ func isNameCharacter(b byte) bool {
 func scanNamed(text string) []textMatch {
 	var found []textMatch
 	for i := 0; i < len(text); {
-		if !mayHaveImageWord(text[i:]) {
+		begin, end, ok := findImageWord(text[i:])
+		if !ok {
 			break
 		}
-		at := imageWord.Get().FindStringIndex(text[i:])
-		if at == nil {
-			break
-		}
-		begin, end := i+at[0], i+at[1]
+		begin, end = i+begin, i+end
 		for begin > i && isNameCharacter(text[begin-1]) {
 			begin--
 		}

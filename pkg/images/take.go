@@ -20,6 +20,7 @@ type documentScope struct {
 	outer  *documentScope
 	holder *yaml.Node
 	depth  int
+	names  knownNames
 }
 
 // maxDepth is how far documents are followed that strings of documents hold.
@@ -52,7 +53,7 @@ type foundPiece struct {
 }
 
 // newFound returns a thing found in pieces.
-func (w *imageWalker) newFound(image string, at documentPlace, state State, how string, pieces ...foundPiece) Found {
+func (w *imageWalker) newFound(image string, at *documentPlace, state State, how string, pieces ...foundPiece) Found {
 	file, node := w.scope.outermost(pieces[0].node)
 	f := Found{
 		Image: image, State: state, How: how, File: file.Name, Line: node.Line, Column: node.Column,
@@ -84,7 +85,7 @@ func (w *imageWalker) firstText(node *yaml.Node) int {
 func (w *imageWalker) addFound(f Found) { *w.found = append(*w.found, f) }
 
 // wholeScalar returns a scalar that is a reference, less the white space around it.
-func (w *imageWalker) wholeScalar(node *yaml.Node, at documentPlace, state State, how string) Found {
+func (w *imageWalker) wholeScalar(node *yaml.Node, at *documentPlace, state State, how string) Found {
 	text := strings.TrimSpace(node.Value)
 	start := strings.Index(node.Value, text)
 	return w.newFound(text, at, state, how, foundPiece{node: node, start: start, end: start + len(text)})
@@ -92,7 +93,7 @@ func (w *imageWalker) wholeScalar(node *yaml.Node, at documentPlace, state State
 
 // takeImage decides that a scalar is an image, if it can be one at all: templates have placeholders
 // in its place.
-func (w *imageWalker) takeImage(node *yaml.Node, at documentPlace, how string) {
+func (w *imageWalker) takeImage(node *yaml.Node, at *documentPlace, how string) {
 	w.taken[node] = true
 	state := Image
 	if _, err := ParseReference(strings.TrimSpace(node.Value)); err != nil {
@@ -102,7 +103,7 @@ func (w *imageWalker) takeImage(node *yaml.Node, at documentPlace, how string) {
 }
 
 // inText decides on what stands in a text: full references, and what only looks like one.
-func (w *imageWalker) inText(node *yaml.Node, at documentPlace, state State, how string) {
+func (w *imageWalker) inText(node *yaml.Node, at *documentPlace, state State, how string) {
 	add := func(m textMatch, state State) {
 		w.taken[node] = true
 		f := w.newFound(node.Value[m.start:m.end], at, state, how, foundPiece{node: node, start: m.start, end: m.end})
@@ -111,13 +112,18 @@ func (w *imageWalker) inText(node *yaml.Node, at documentPlace, state State, how
 		}
 		w.addFound(f)
 	}
-	found, comments := scanText(node.Value), commentsOf(node.Value)
+	found := scanText(node.Value)
+	loose := scanLoose(node.Value, found)
+	if len(found) == 0 && len(loose) == 0 {
+		return // nearly always
+	}
+	comments := commentsOf(node.Value)
 	for _, m := range found {
 		if how != howText || !comments.contain(m.start) {
 			add(m, state)
 		}
 	}
-	for _, m := range scanLoose(node.Value) {
+	for _, m := range loose {
 		becomes, ok := judgeInText(m.said, node.Value[m.start:m.end])
 		// What was found is in order, and nothing of it overlaps.
 		next := sort.Search(len(found), func(i int) bool { return found[i].end > m.start })
@@ -134,7 +140,7 @@ func (w *imageWalker) inText(node *yaml.Node, at documentPlace, state State, how
 }
 
 // reportSuspect notes what looks like a reference in a scalar.
-func (w *imageWalker) reportSuspect(node *yaml.Node, at documentPlace, state State, how string) {
+func (w *imageWalker) reportSuspect(node *yaml.Node, at *documentPlace, state State, how string) {
 	w.inText(node, at, state, how)
 	if !w.taken[node] && isPointer(strings.TrimSpace(node.Value)) {
 		w.addFound(w.wholeScalar(node, at, state, how))
@@ -142,7 +148,7 @@ func (w *imageWalker) reportSuspect(node *yaml.Node, at documentPlace, state Sta
 }
 
 // checkText looks into a string that is a document or several lines of text.
-func (w *imageWalker) checkText(node *yaml.Node, at documentPlace, rules []compiledRule) error {
+func (w *imageWalker) checkText(node *yaml.Node, at *documentPlace, rules []compiledRule) error {
 	if inner, ok := w.parseInner(node); ok {
 		for _, doc := range inner.file.Documents {
 			within := newWalker(doc, inner, rules)
@@ -158,7 +164,7 @@ func (w *imageWalker) checkText(node *yaml.Node, at documentPlace, rules []compi
 		return nil
 	}
 	if said := w.labelAt(at); said >= mentions {
-		w.takeNamed(&fieldGroup{place: func(*namedField) documentPlace { return at }}, &namedField{value: node}, said, howField)
+		w.takeNamed(nil, &namedField{value: node}, at, said, howField)
 	}
 	switch {
 	case w.taken[node]:
@@ -184,7 +190,7 @@ func (w *imageWalker) parseInner(node *yaml.Node) (*documentScope, bool) {
 			return nil, false
 		}
 	}
-	return &documentScope{file: file, outer: w.scope, holder: node, depth: w.scope.depth + 1}, true
+	return &documentScope{file: file, outer: w.scope, holder: node, depth: w.scope.depth + 1, names: w.scope.names}, true
 }
 
 // comments are the parts of a text that are lines of comment, behind the mark that begins each.
@@ -212,7 +218,7 @@ func (c comments) contain(offset int) bool {
 }
 
 // checkEncoded reports what a Secret's data holds: it cannot be edited in place.
-func (w *imageWalker) checkEncoded(node *yaml.Node, at documentPlace) error {
+func (w *imageWalker) checkEncoded(node *yaml.Node, at *documentPlace) error {
 	data, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(node.Value), ""))
 	if err != nil || !utf8.Valid(data) {
 		return nil
@@ -222,9 +228,9 @@ func (w *imageWalker) checkEncoded(node *yaml.Node, at documentPlace) error {
 	key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: at.fieldName()}
 	clear := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Content: []*yaml.Node{key, holder}}
 	var found []Found
-	within := newWalker(clear, &documentScope{file: w.scope.file, depth: w.scope.depth}, nil)
+	within := newWalker(clear, &documentScope{file: w.scope.file, depth: w.scope.depth, names: w.scope.names}, nil)
 	within.resource, within.found, within.config = w.resource, &found, true
-	if err := within.walkNode(clear, documentPlace{}); err != nil {
+	if err := within.walkNode(clear, &documentPlace{}); err != nil {
 		return err
 	}
 	for _, f := range found {
