@@ -138,7 +138,7 @@ func (r *repository) decide(ctx context.Context, now *loadedPolicy, desc ocispec
 }
 
 // decideNow is decide for whom there is a place.
-func (r *repository) decideNow(ctx context.Context, now *ruling, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
+func (r *repository) decideNow(ctx context.Context, now *loadedPolicy, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
 	started := time.Now()
 	r.g.metrics.verifications.Add(1)
 	store := r.upstream.newAttempt()
