@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
@@ -257,7 +258,7 @@ func TestStopLeavesNoProcess(t *testing.T) {
 // TestKillLeavesNoProcess kills the parent of the components, which then has no chance to
 // end them.
 func TestKillLeavesNoProcess(t *testing.T) {
-	c, err := Run(t.Context(), t.TempDir())
+	c, err := RunControlPlane(t.Context(), hack.PrepareForTest(t), t.TempDir(), 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,20 +277,22 @@ func TestKillLeavesNoProcess(t *testing.T) {
 }
 
 func TestRunWantsItsOwnFolder(t *testing.T) {
+	plane := hack.PrepareForTest(t)
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "kubeconfig"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Run(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "is not empty") {
+	if _, err := RunControlPlane(t.Context(), plane, dir, 2); err == nil || !strings.Contains(err.Error(), "is not empty") {
 		t.Errorf("Run in a used folder: error %v", err)
 	}
 }
 
 func TestRunCanBeCanceled(t *testing.T) {
+	plane := hack.PrepareForTest(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	dir := t.TempDir()
-	if _, err := Run(ctx, dir); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := RunControlPlane(ctx, plane, dir, 2); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Run with a second to start: error %v", err)
 	}
 	if left := processes(t, dir); len(left) > 0 {
