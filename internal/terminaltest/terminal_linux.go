@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,8 +25,10 @@ type Terminal struct {
 	// Screens are what was to be seen each time a display was complete.
 	Screens []string
 
-	mu            sync.Mutex
-	arrived       []byte
+	mu      sync.Mutex
+	arrived []byte
+	// bells gives a byte for each bell that has arrived. To wait for a pipe is not to sleep in the test's own time.
+	bells, ring   *os.File
 	width, height int
 	// lines are all that there are, those that have left the screen at its top too.
 	lines            []string
@@ -54,7 +55,12 @@ func New(t *testing.T, width, height int) *Terminal {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { user.Close() })
-	term := &Terminal{T: t, Master: master, User: user, lines: []string{""}}
+	bells, ring, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { bells.Close() })
+	term := &Terminal{T: t, Master: master, User: user, bells: bells, ring: ring, lines: []string{""}}
 	term.Resize(width, height)
 	go term.read()
 	return term
@@ -84,12 +90,18 @@ func (x *Terminal) Resize(width, height int) {
 
 // read takes what was written, for a terminal holds little, until the last user closes it.
 func (x *Terminal) read() {
+	defer x.ring.Close()
 	var b [1024]byte
 	for {
 		n, err := x.Master.Read(b[:])
 		x.mu.Lock()
 		x.arrived = append(x.arrived, b[:n]...)
 		x.mu.Unlock()
+		for range bytes.Count(b[:n], []byte("\a")) {
+			if _, err := x.ring.Write([]byte{0}); err != nil {
+				return // the test has ended
+			}
+		}
 		if err != nil {
 			return
 		}
@@ -104,19 +116,15 @@ func (x *Terminal) Text() string {
 	if _, err := x.User.WriteString("\a"); err != nil {
 		x.T.Fatal(err)
 	}
-	for {
-		x.mu.Lock()
-		text, rest, found := bytes.Cut(x.arrived, []byte("\a"))
-		if found {
-			x.arrived = rest
-		}
-		x.mu.Unlock()
-		if found {
-			x.play(text)
-			return x.text()
-		}
-		runtime.Gosched() // to sleep would be to sleep in the test's own time
+	if _, err := x.bells.Read(make([]byte, 1)); err != nil {
+		x.T.Fatal(err)
 	}
+	x.mu.Lock()
+	text, rest, _ := bytes.Cut(x.arrived, []byte("\a"))
+	x.arrived = rest
+	x.mu.Unlock()
+	x.play(text)
+	return x.text()
 }
 
 func (x *Terminal) text() string { return strings.TrimRight(strings.Join(x.lines, "\n"), "\n") }
