@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"krtpkg.dev/krtpkg/internal/hack"
 )
 
 // orphaner makes the test binary a program that starts a registry and waits to be killed.
@@ -30,6 +32,7 @@ func TestMain(m *testing.M) {
 
 // TestOrphan kills a program that runs a registry.
 func TestOrphan(t *testing.T) {
+	hack.SkipIfShort(t)
 	parent := exec.CommandContext(t.Context(), os.Args[0])
 	parent.Env = append(os.Environ(), orphaner+"=1")
 	parent.Stderr = os.Stderr

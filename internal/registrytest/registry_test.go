@@ -340,10 +340,7 @@ func TestDir(t *testing.T) {
 	for _, kind := range []Kind{Olareg, Distribution3, Distribution2} {
 		t.Run(kind.String(), func(t *testing.T) {
 			o := Options{Kind: kind, Dir: t.TempDir()}
-			first, err := RunRegistry(t.Context(), o)
-			if err != nil {
-				t.Fatal(err)
-			}
+			first := StartRegistry(t, o)
 			push(t, first, "test/app", nil)
 			if err := first.Close(); err != nil {
 				t.Fatal(err)
@@ -356,10 +353,7 @@ func TestDir(t *testing.T) {
 func TestClose(t *testing.T) {
 	for _, o := range AllOptions() {
 		t.Run(o.String(), func(t *testing.T) {
-			r, err := RunRegistry(t.Context(), o)
-			if err != nil {
-				t.Fatal(err)
-			}
+			r := StartRegistry(t, o)
 			if err := r.Close(); err != nil {
 				t.Error(err)
 			}
