@@ -1,10 +1,13 @@
-package main
+package cli_test
 
 import (
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"krtpkg.dev/krtpkg/hack/docs/reference"
+	"krtpkg.dev/krtpkg/internal/cli"
 )
 
 // TestReferenceIsCurrent: docs/cli is what the commands say of themselves now.
@@ -12,11 +15,11 @@ func TestReferenceIsCurrent(t *testing.T) {
 	t.Setenv("HOME", "/home/somebody")
 	dir := t.TempDir()
 	markdown, manual := filepath.Join(dir, "cli"), filepath.Join(dir, "man")
-	if err := writeReference(markdown, manual); err != nil {
+	if err := reference.Write(cli.NewCommand(), markdown, manual); err != nil {
 		t.Fatal(err)
 	}
 	const recorded = "../../docs/cli"
-	want, have := readFolder(t, markdown), readFolder(t, recorded)
+	want, have := readPages(t, markdown), readPages(t, recorded)
 	for name, text := range want {
 		if have[name] != text {
 			t.Errorf("%s is not current: run make docs", filepath.Join("docs/cli", name))
@@ -27,12 +30,12 @@ func TestReferenceIsCurrent(t *testing.T) {
 			t.Errorf("%s is of no command: run make docs", filepath.Join("docs/cli", name))
 		}
 	}
-	if page := readFolder(t, manual)["krtpkg-apply.1"]; !strings.Contains(page, ".SH EXAMPLE") || !strings.Contains(page, "--allow-unsigned") {
+	if page := readPages(t, manual)["krtpkg-apply.1"]; !strings.Contains(page, ".SH EXAMPLE") || !strings.Contains(page, "--allow-unsigned") {
 		t.Errorf("the manual page of apply:\n%s", page)
 	}
 }
 
-func readFolder(t *testing.T, dir string) map[string]string {
+func readPages(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	if err != nil {
