@@ -2,27 +2,17 @@ package serve_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"krtpkg.dev/krtpkg/pkg/assemble"
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/serve"
 )
-
-// noImages resolves none: the example runs none.
-type noImages struct{}
-
-func (noImages) Resolve(_ context.Context, ref name.Reference) (ocispec.Descriptor, error) {
-	return ocispec.Descriptor{}, fmt.Errorf("%s is unexpected", ref)
-}
 
 // A folder, or an archive, is a read-only registry. Nothing is unpacked.
 func ExampleNewServer() {
@@ -31,26 +21,24 @@ func ExampleNewServer() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	settings := filepath.Join(dir, "bundle.yaml")
-	definition := "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: settings, version: 1.0.0}\n" +
-		"spec: {layer: 2, sources: [{file: settings.yaml}]}\n"
-	err = errors.Join(
-		os.WriteFile(settings, []byte(definition), 0o644),
-		os.WriteFile(filepath.Join(dir, "settings.yaml"), []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\n"), 0o644),
-	)
-	if err != nil {
-		log.Fatal(err)
-	}
 	ctx := context.Background()
 	store, err := layout.Create(filepath.Join(dir, "dist"))
 	if err != nil {
 		log.Fatal(err)
 	}
-	built, err := assemble.Build(ctx, settings, assemble.Options{Store: store, Images: noImages{}})
+	settings := bundle.Content{
+		Bundle: &bundle.Bundle{
+			APIVersion: bundle.APIVersion, Kind: bundle.KindBundle,
+			Metadata: bundle.Metadata{Name: "settings", Version: "1.0.0"},
+			Spec:     bundle.BundleSpec{Layer: 2, Sources: []bundle.Source{{File: "settings.yaml"}}},
+		},
+		Files: []bundle.File{{Path: "config/settings.yaml", Data: []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\n")}},
+	}
+	root, err := settings.Pack(ctx, store, time.Time{})
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := store.Tag(ctx, built.Descriptor, "1.0.0"); err != nil {
+	if err := store.Tag(ctx, root, "1.0.0"); err != nil {
 		log.Fatal(err)
 	}
 	server, err := serve.NewServer(ctx, []serve.Store{store}, serve.Options{})
@@ -59,7 +47,7 @@ func ExampleNewServer() {
 	}
 	response := httptest.NewRecorder()
 	server.ServeHTTP(response, httptest.NewRequest("GET", "/v2/settings/manifests/1.0.0", nil))
-	fmt.Println(response.Code, response.Header().Get("Docker-Content-Digest") == built.Descriptor.Digest.String())
+	fmt.Println(response.Code, response.Header().Get("Docker-Content-Digest") == root.Digest.String())
 	// Output:
 	// 200 true
 }

@@ -2,57 +2,43 @@ package transfer_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"os"
 	"path/filepath"
+	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content/memory"
 
 	"krtpkg.dev/krtpkg/pkg/archive"
-	"krtpkg.dev/krtpkg/pkg/assemble"
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
-// noImages resolves none: the example runs none.
-type noImages struct{}
-
-func (noImages) Resolve(_ context.Context, ref name.Reference) (ocispec.Descriptor, error) {
-	return ocispec.Descriptor{}, fmt.Errorf("%s is unexpected", ref)
-}
-
-// buildExample builds a bundle of one ConfigMap, which runs no image, into a store in memory.
-func buildExample(ctx context.Context) (*memory.Store, ocispec.Descriptor) {
-	dir, err := os.MkdirTemp("", "example-")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	definition := "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: settings, version: 1.0.0}\n" +
-		"spec: {layer: 2, sources: [{file: settings.yaml}]}\n"
-	err = errors.Join(
-		os.WriteFile(filepath.Join(dir, "bundle.yaml"), []byte(definition), 0o644),
-		os.WriteFile(filepath.Join(dir, "settings.yaml"), []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\n"), 0o644),
-	)
-	if err != nil {
-		log.Fatal(err)
+// packExample packs a bundle of one ConfigMap, which runs no image, into a store in memory.
+func packExample(ctx context.Context) (*memory.Store, ocispec.Descriptor) {
+	settings := bundle.Content{
+		Bundle: &bundle.Bundle{
+			APIVersion: bundle.APIVersion, Kind: bundle.KindBundle,
+			Metadata: bundle.Metadata{Name: "settings", Version: "1.0.0"},
+			Spec:     bundle.BundleSpec{Layer: 2, Sources: []bundle.Source{{File: "settings.yaml"}}},
+		},
+		Files: []bundle.File{{Path: "config/settings.yaml", Data: []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\n")}},
 	}
 	store := memory.New()
-	built, err := assemble.Build(ctx, dir, assemble.Options{Store: store, Images: noImages{}})
+	root, err := settings.Pack(ctx, store, time.Time{})
 	if err != nil {
 		log.Fatal(err)
 	}
-	return store, built.Descriptor
+	return store, root
 }
 
 // A copy moves what is missing, the tag at last; the second one finds nothing to do.
 func ExampleCopy() {
 	ctx := context.Background()
-	store, root := buildExample(ctx)
+	store, root := packExample(ctx)
 	target := memory.New() // or a repository of a registry, or a layout
 	for range 2 {
 		report, err := transfer.Copy(ctx, []transfer.Source{{Store: store, Root: root, Tags: []string{"1.0.0"}}}, target, transfer.Options{})
@@ -72,7 +58,7 @@ func ExampleCopy() {
 // An air gap: a plan becomes an archive, and the archive fills a store behind the gap.
 func ExampleImport() {
 	ctx := context.Background()
-	store, root := buildExample(ctx)
+	store, root := packExample(ctx)
 	plan, err := transfer.NewPlan(ctx, []transfer.Source{{Store: store, Root: root, Tags: []string{"1.0.0"}}}, transfer.Options{})
 	if err != nil {
 		log.Fatal(err)
