@@ -9,10 +9,11 @@ import (
 
 // setOnce makes the flags of all commands that take one text refuse a second, different one. Other
 // tools take several of some (-f of kubectl, --values of helm), and which one counts would
-// not be seen: of two policies one would not be asked. Persistent flags, which cobra adds when it parses, stay as they are.
+// not be seen: of two policies one would not be asked.
 func setOnce(cmd *cobra.Command) {
+	// As long as no command has run, these are a command's own flags. LocalNonPersistentFlags collects them again for each.
 	cmd.Flags().VisitAll(func(flag *pflag.Flag) {
-		if flag.Value.Type() == "string" {
+		if flag.Value.Type() == "string" && cmd.PersistentFlags().Lookup(flag.Name) == nil {
 			flag.Value = &onceValue{Value: flag.Value}
 		}
 	})

@@ -27,6 +27,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/cli"
 	"krtpkg.dev/krtpkg/internal/clustertest"
+	_ "krtpkg.dev/krtpkg/internal/firstgc" // as in main
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/internal/imagetest"
 	"krtpkg.dev/krtpkg/internal/registrytest"
