@@ -5,6 +5,7 @@
 package assemble
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -161,11 +162,17 @@ func readFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
-	if err == nil && len(data) > maxFile {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	// All of a file is read at once, if it is one that has a size.
+	data := bytes.NewBuffer(make([]byte, 0, min(max(0, info.Size()), maxFile)+bytes.MinRead))
+	_, err = data.ReadFrom(io.LimitReader(file, maxFile+1))
+	if err == nil && data.Len() > maxFile {
 		err = fmt.Errorf("%s: more than %d bytes: %w", name, maxFile, oci.ErrTooLarge)
 	}
-	return data, err
+	return data.Bytes(), err
 }
 
 func (o Options) buildBundle(ctx context.Context, d *bundle.Definition, at definitionPath) (*Built, error) {

@@ -40,27 +40,57 @@ const contextLines = 2
 const contextBytes = 200
 
 // contexts are the lines of files, by name, as far as they were asked for.
-type contexts map[string][]string
+type contexts map[string]*shownFile
 
-// addContextLines gives a use the lines around it. A file is taken apart once, and of long lines their beginning is
-// kept, in copies: a report of many uses does not hold as many files.
+// shownFile is a file of which lines are shown.
+type shownFile struct {
+	text   []byte
+	starts []int          // where each line begins
+	lines  map[int]string // those that are shown, by their index
+}
+
+// addContextLines gives a use the lines around it. Where lines begin in a file is found once, and of long lines their
+// beginning is kept, in copies: a report of many uses does not hold as many files.
 func (c contexts) addContextLines(u *ImageUse, text []byte) {
 	if u.Line <= 0 {
 		return
 	}
-	lines, known := c[u.File]
+	file, known := c[u.File]
 	if !known {
+		file = &shownFile{text: text, lines: map[int]string{}}
+		at := 0
 		for line := range bytes.Lines(text) {
-			line = bytes.TrimRight(line, "\r\n")
-			if len(line) > contextBytes {
-				line = append(bytes.ToValidUTF8(line[:contextBytes:contextBytes], nil), "…"...)
-			}
-			lines = append(lines, string(line))
+			file.starts = append(file.starts, at)
+			at += len(line)
 		}
-		c[u.File] = lines
+		c[u.File] = file
 	}
 	u.ContextLine = max(1, u.Line-contextLines)
-	u.Context = lines[min(u.ContextLine-1, len(lines)):min(u.Line+contextLines, len(lines))]
+	if len(file.starts) == 0 {
+		return
+	}
+	u.Context = []string{}
+	for i := u.ContextLine - 1; i < min(u.Line+contextLines, len(file.starts)); i++ {
+		u.Context = append(u.Context, file.shownLine(i))
+	}
+}
+
+// shownLine returns a line as it is shown.
+func (f *shownFile) shownLine(i int) string {
+	shown, known := f.lines[i]
+	if !known {
+		line := f.text[f.starts[i]:]
+		if i+1 < len(f.starts) {
+			line = line[:f.starts[i+1]-f.starts[i]]
+		}
+		line = bytes.TrimRight(line, "\r\n")
+		if len(line) > contextBytes {
+			line = append(bytes.ToValidUTF8(line[:contextBytes:contextBytes], nil), "…"...)
+		}
+		shown = string(line)
+		f.lines[i] = shown
+	}
+	return shown
 }
 
 // RenderManifests returns the manifests of a bundle's definition as the target renders them with
