@@ -53,7 +53,7 @@ var hostilities = []tampering{
 			data := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"artifactType":"application/vnd.example.sbom","config":%s,"layers":[%s],"subject":%s,"%s":[%s]}`,
 				ocispec.MediaTypeImageManifest, descriptor(config), descriptor(system), descriptor(s.good.root), second, descriptor(document))
 			evil := s.push(s.repo, ocispec.MediaTypeImageManifest, []byte(data))
-			s.is(s.get(manifestPath("edge", evil.Digest)), denied, "twice")
+			s.is(s.get(manifestPath("edge", evil.Digest)), denied, "duplicate key")
 			s.is(s.get(blobPath("edge", system.Digest)), denied, unnamed)
 		}
 	}},
@@ -64,7 +64,7 @@ var hostilities = []tampering{
 			data := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"artifactType":"application/vnd.example.sbom","config":{"mediaType":%q,"digest":%q,"size":2},"layers":[],"subject":%s,%q:null}`,
 				ocispec.MediaTypeImageManifest, ocispec.MediaTypeEmptyJSON, digest.FromString("{}"), subject, second)
 			evil := s.push(s.repo, ocispec.MediaTypeImageManifest, []byte(data))
-			s.is(s.get(manifestPath("edge", evil.Digest)), denied, "twice")
+			s.is(s.get(manifestPath("edge", evil.Digest)), denied, "duplicate key")
 		}
 	}},
 	{"compressed manifest", func(s *scene) {

@@ -176,7 +176,7 @@ var tamperings = []tampering{
 	}},
 	{"catalogue", func(s *scene) {
 		s.tag(s.repo, s.attach(s.repo, s.good.root, bundle.TypeCatalogue, "application/json", "{}"), "packages")
-		s.is(s.get(manifestPath("edge", "packages")), denied, "it is a catalogue, which is not signed: name a runtime")
+		s.is(s.get(manifestPath("edge", "packages")), denied, "a catalogue, which is not signed: name a runtime")
 	}},
 	{"signed root of which a bundle is missing", func(s *scene) {
 		s.replace(http.MethodGet, s.good.inner.Digest.String(), func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) })
@@ -292,7 +292,7 @@ var tamperings = []tampering{
 			"layers": []ocispec.Descriptor{s.layerOf(s.good.image)},
 		})
 		s.isEdge()
-		s.is(s.get(manifestPath("edge", evil.Digest)), denied, "an image and an index in one")
+		s.is(s.get(manifestPath("edge", evil.Digest)), denied, "both an image and an index")
 	}},
 	{"Argo CD's manifest over another layer", func(s *scene) {
 		second, _, err := bundle.ForArgoCD(&s.pushEvil().set.Root.Manifest)
@@ -304,7 +304,7 @@ var tamperings = []tampering{
 		s.tag(s.repo, second, "1.0.0.argocd")
 		s.isEdge()
 		s.is(s.get(manifestPath("edge", "1.0.0.argocd")), denied, unnamed)
-		s.is(s.get(manifestPath("edge", second.Digest)), denied, "which is not of a verified root or its bundles")
+		s.is(s.get(manifestPath("edge", second.Digest)), denied, "belongs to no verified root")
 	}},
 	{"Argo CD's manifest with another config", func(s *scene) {
 		m := s.good.set.Root.Manifest
@@ -315,7 +315,7 @@ var tamperings = []tampering{
 		}
 		s.push(s.repo, second.MediaType, data)
 		s.isEdge()
-		s.is(s.get(manifestPath("edge", second.Digest)), denied, "which is not of a verified root or its bundles")
+		s.is(s.get(manifestPath("edge", second.Digest)), denied, "belongs to no verified root")
 	}},
 	{"Argo CD's tag of another version", func(s *scene) {
 		second, data, err := bundle.ForArgoCD(&s.good.set.Root.Manifest)

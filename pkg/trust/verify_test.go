@@ -149,7 +149,7 @@ func TestVerify(t *testing.T) {
 		"named otherwise":     {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule + "  names: [shop]\n", "", "registry.example/krt/edge: signed as edge, but the rule of trust.yaml is for shop", trust.ErrRefused},
 		"attested":            {func(t *testing.T, w *world) { w.sign(t, "release", w.root); w.attest(t, "build", provenance, good) }, wanted, "", "", nil},
 		"not attested":        {func(t *testing.T, w *world) { w.sign(t, "release", w.root) }, wanted, "", "found 0 of 1 required attestations of type " + provenance + " by build that meet", trust.ErrRefused},
-		"attested by another": {func(t *testing.T, w *world) { w.sign(t, "release", w.root); w.attest(t, "release", provenance, good) }, wanted, "", "0 of 1 attestations", trust.ErrRefused},
+		"attested by another": {func(t *testing.T, w *world) { w.sign(t, "release", w.root); w.attest(t, "release", provenance, good) }, wanted, "", "found 0 of 1 required attestations", trust.ErrRefused},
 		"attested other things": {func(t *testing.T, w *world) { w.sign(t, "release", w.root); w.attest(t, "build", provenance, bad) }, wanted, "",
 			"condition not met", trust.ErrRefused},
 		"attested without": {func(t *testing.T, w *world) { w.sign(t, "release", w.root); w.attest(t, "build", provenance, "{}") }, wanted, "",
