@@ -93,7 +93,7 @@ func TestExplain(t *testing.T) {
 		{"no login at all", auth.ErrBasicCredentialNotFound, 1, "krtpkg login REGISTRY"},
 		{"missing, for want of a login", missing(status(401)), 4, "krtpkg login registry.example:5000"},
 		{"lacks permission", status(403), 1, "lacks permission"},
-		{"refused by a gate", &errcode.ErrorResponse{URL: &url.URL{Host: "gate.example"}, StatusCode: 403, Errors: errcode.Errors{{Code: "DENIED", Detail: gate.RefusedByPolicy}}}, 3, "ask whoever runs gate.example"},
+		{"refused by a gate", &errcode.ErrorResponse{URL: &url.URL{Host: "gate.example"}, StatusCode: 403, Errors: errcode.Errors{{Code: "DENIED", Detail: gate.RefusedByPolicy}}}, 3, "ask the operator of gate.example"},
 		{"a repository to create", &registry.MissingRepositoryError{Host: "1.dkr.ecr.eu-west-1.amazonaws.com", Repository: "krt/edge", Err: status(404)}, 1, "aws ecr create-repository --repository-name krt/edge"},
 		{"no place for referrers", &registry.NoReferrersError{Host: "registry.example", Repository: "krt/edge", Subject: "sha256:1"}, 1, "--signature-format legacy there"},
 		{"a project to create", &registry.MissingRepositoryError{Host: "europe-docker.pkg.dev", Repository: "acme/krt/edge", Err: status(404)}, 1, "gcloud artifacts repositories create krt --project acme --repository-format docker --location europe"},

@@ -316,13 +316,13 @@ var tamperings = []tampering{
 	}, "failed to verify signature", byPKI, trustsPKI},
 
 	// Attestations, which the policy wants.
-	{"attestation left out", func(f *forger) { f.drop(bundled(typeSLSA)) }, "{root}: 0 of 1 attestations of " + typeSLSA, onlyBundle, nil},
+	{"attestation left out", func(f *forger) { f.drop(bundled(typeSLSA)) }, "{root}: found 0 of 1 required attestations of type " + typeSLSA, onlyBundle, nil},
 	{"attestation's payload", func(f *forger) {
 		f.forgeBundle(bundled(typeSLSA), func(b map[string]any) { payloadOf(b, replace("https://ci.example", "https://xi.example")) })
-	}, "0 of 1 attestations of " + typeSLSA, onlyBundle, nil},
+	}, "found 0 of 1 required attestations of type " + typeSLSA, onlyBundle, nil},
 	{"attestation in place", func(f *forger) {
 		f.forge(bundled(typeSLSA), func(m map[string]any) { f.rewrite(layerOf(m, 0)["digest"].(string), flipMiddle) })
-	}, "0 of 1 attestations of " + typeSLSA, onlyBundle, nil},
+	}, "found 0 of 1 required attestations of type " + typeSLSA, onlyBundle, nil},
 	{"attestation of another artifact", func(f *forger) {
 		f.drop(bundled(typeSLSA))
 		f.other(onlyBundle...)
@@ -336,7 +336,7 @@ var tamperings = []tampering{
 		f.drop(bundled(typeSLSA))
 		f.makeKeyPair("mallory")
 		f.ok("sign", "oci:dist:1.0.0", "--key", "mallory.key", "--builder-id", "https://ci.example", "--signature-format", "bundle")
-	}, "0 of 1 attestations of " + typeSLSA, onlyBundle, nil},
+	}, "found 0 of 1 required attestations of type " + typeSLSA, onlyBundle, nil},
 
 	// The policy.
 	{"policy with another key", func(f *forger) {

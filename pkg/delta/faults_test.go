@@ -109,7 +109,7 @@ func TestFaults(t *testing.T) {
 		"gives other bytes":      {pack(t, 1, good(nil), part(t, control(1, 24, 0), nil, nil), end), delta.ErrMismatch, ""},
 		"no end":                 {pack(t, 1, good(nil), whole), delta.ErrDamaged, ""},
 		"no parts":               {pack(t, 1, good(nil), end), delta.ErrDamaged, "24 bytes of the tar are missing"},
-		"something follows":      {pack(t, 1, good(nil), whole, end, end), delta.ErrDamaged, "follows"},
+		"something follows":      {pack(t, 1, good(nil), whole, end, end), delta.ErrDamaged, "after the end"},
 		"part cut short":         {pack(t, 1, good(nil), whole[:len(whole)-1]), delta.ErrDamaged, ""},
 		"huge section":           {pack(t, 1, good(nil), binary.AppendUvarint(nil, 1<<50), []byte{1}), delta.ErrDamaged, "section"},
 		"section of other size":  {pack(t, 1, good(nil), append([]byte{whole[0] + 1}, whole[1:]...), end), delta.ErrDamaged, ""},

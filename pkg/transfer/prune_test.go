@@ -674,7 +674,7 @@ func TestPruneWithDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = transfer.PlanPrune(t.Context(), dst, transfer.PruneOptions{KeepVersions: 1})
-	if err == nil || !strings.Contains(err.Error(), "edge 1.2.0 names, which stays") || !errors.Is(err, errdef.ErrNotFound) {
+	if err == nil || !strings.Contains(err.Error(), "the image lock of edge 1.2.0, which stays") || !errors.Is(err, errdef.ErrNotFound) {
 		t.Errorf("error %v", err)
 	}
 	prune(t, dst, transfer.PruneOptions{KeepTags: []string{"1.1.0"}})

@@ -294,7 +294,7 @@ func TestPruneReadsWhatStays(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := transfer.PlanPrune(t.Context(), dst, transfer.PruneOptions{KeepTags: []string{"0.1.0"}})
-		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "edge 0.1.0 names, which stays") {
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "the image lock of edge 0.1.0, which stays") {
 			t.Errorf("%s, kept: error %v", name, err)
 		}
 		prune(t, dst, transfer.PruneOptions{KeepVersions: 1})
@@ -316,7 +316,7 @@ func TestPruneOfOversizedManifests(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := transfer.PlanPrune(t.Context(), dst, transfer.PruneOptions{KeepVersions: 1})
-	if err == nil || !strings.Contains(err.Error(), "cannot be read as a manifest") {
+	if err == nil || !strings.Contains(err.Error(), "not a valid manifest") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -33,7 +33,7 @@ func TestChangedDefinitions(t *testing.T) {
 		{"a stored version", gadgets(size) + "\nstatus: {storedVersions: [v1]}", strings.ReplaceAll(gadgets(size), "name: v1\n", "name: v2\n"), `error stored version "v1" removed`},
 		{"no schema before", gadgets(size)[:strings.Index(gadgets(size), "    schema:")], gadgets(size), `error cannot be compared: version "v1" of the old definition has no schema (--skip-check definitions)`},
 		{"no schema after", gadgets(size), strings.ReplaceAll(gadgets(size), "schema:", "subresources:"), `error cannot be compared: version "v1" of the new definition has no schema`},
-		{"too many values", gadgets(size), gadgets("f: {type: string, enum: [" + strings.Repeat("a, ", maxDefinitionValues) + "b]}"), "error cannot be compared: it has more than 200000 values"},
+		{"too many values", gadgets(size), gadgets("f: {type: string, enum: [" + strings.Repeat("a, ", maxDefinitionValues) + "b]}"), "error cannot be compared: more than 200000 values"},
 	} {
 		before, err := kappres.NewResourceFromBytes([]byte(c.before))
 		if err != nil {
