@@ -215,7 +215,7 @@ func TestPruneOfHiddenTags(t *testing.T) {
 	dst := newLayout(t)
 	w.threeVersions(dst)
 	_, err := transfer.PlanPrune(t.Context(), &hidingStore{Store: dst, hidden: "1.1.0"}, transfer.PruneOptions{KeepVersions: 1})
-	if err == nil || !strings.Contains(err.Error(), "resolve tag 1.1.0: it is listed") {
+	if err == nil || !strings.Contains(err.Error(), "resolve tag 1.1.0: listed") {
 		t.Errorf("error %v", err)
 	}
 	plan, err := transfer.PlanPrune(t.Context(), &hidingStore{Store: dst, hidden: "1.1.0", deleted: true}, transfer.PruneOptions{KeepVersions: 1})

@@ -46,14 +46,14 @@ func TestTagsMoveOnlyToNewerVersions(t *testing.T) {
 	}{
 		{"nothing there", ocispec.Descriptor{}, one, "1.0.0", "", false},
 		{"the same digest", one, one, "1.0.0", "", false},
-		{"a rebuild", one, rebuilt, "1.0.0", "web 1.0.0, " + one.Digest.String() + "; this is web 1.0.0, " + rebuilt.Digest.String(), false},
+		{"a rebuild", one, rebuilt, "1.0.0", "web 1.0.0, " + one.Digest.String() + " to web 1.0.0, " + rebuilt.Digest.String(), false},
 		{"a rebuild under latest", one, rebuilt, "latest", "web 1.0.0, " + one.Digest.String(), false},
 		{"latest goes on", one, newer, "latest", "", false},
-		{"latest goes back", one, older, "latest", "this is web 0.9.0, " + older.Digest.String(), true},
+		{"latest goes back", one, older, "latest", " to web 0.9.0, " + older.Digest.String(), true},
 		{"a release follows its candidate", candidate, one, "stable", "", false},
-		{"a candidate follows its release", one, candidate, "stable", "this is web 1.0.0-rc.1", true},
-		{"other build metadata", w.release("web", "1.2.0+1", ""), w.release("web", "1.2.0+2", ""), "latest", "this is web 1.2.0+2", false},
-		{"another name", one, other, "latest", "this is db 2.0.0", false},
+		{"a candidate follows its release", one, candidate, "stable", " to web 1.0.0-rc.1", true},
+		{"other build metadata", w.release("web", "1.2.0+1", ""), w.release("web", "1.2.0+2", ""), "latest", " to web 1.2.0+2", false},
+		{"another name", one, other, "latest", " to db 2.0.0", false},
 		{"an image", foreign, one, "latest", "something that is neither a bundle nor a runtime, " + foreign.Digest.String(), false},
 	} {
 		for where, dst := range map[string]oras.GraphTarget{
