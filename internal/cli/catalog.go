@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -261,8 +260,8 @@ func savePageList(root *os.Root, names []string) error {
 	return replaceFile(root, pageList, text.Bytes(), 0o644)
 }
 
-// addPages returns a handler that serves pages of what a registry serves next to it.
-func (a *app) addPages(ctx context.Context, host string, server *serve.Server, t *trustFlags) (http.Handler, error) {
+// makePages makes the pages of what a registry serves, for the handler that serves them next to it.
+func (a *app) makePages(ctx context.Context, host string, server *serve.Server, t *trustFlags, pages *catalog.Handler) error {
 	var places []catalog.Place
 	for _, root := range server.Roots() {
 		name := host + "/" + root.Repository
@@ -272,17 +271,17 @@ func (a *app) addPages(ctx context.Context, host string, server *serve.Server, t
 		place := catalog.Place{Name: name, Store: server.Content(root.Repository)}
 		var err error
 		if place.Roots, place.OlderCount, err = catalog.ListRoots(ctx, place.Store, 0); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		places = append(places, place)
 	}
 	policy, err := a.loadTrust(ctx, t)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	document, err := a.collectPages(ctx, places, policy)
 	if document == nil {
-		return nil, err
+		return err
 	}
-	return catalog.NewHandler(document, server)
+	return pages.ShowCatalog(document)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Pages are served next to the registry that they are of, and show only what was verified.
@@ -42,6 +43,11 @@ func TestServePages(t *testing.T) {
 	get := func(path, want string) {
 		t.Helper()
 		response, err := http.Get(strings.TrimSuffix(address, "/") + path)
+		for deadline := time.Now().Add(time.Minute); err == nil && response.StatusCode == http.StatusServiceUnavailable && time.Now().Before(deadline); {
+			response.Body.Close() // the pages are being made
+			time.Sleep(50 * time.Millisecond)
+			response, err = http.Get(strings.TrimSuffix(address, "/") + path)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

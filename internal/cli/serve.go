@@ -17,8 +17,10 @@ import (
 	"github.com/olareg/olareg/config"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/pkg/catalog"
 	"krtpkg.dev/krtpkg/pkg/serve"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
@@ -48,7 +50,7 @@ With --writable it serves a folder as an ordinary registry that accepts pushes, 
 It answers /healthz, and /metrics for Prometheus, without a login.
 
 With --ui it also serves web pages that show what it serves, at the address without a path. It writes them
-at the start, before it answers; krtpkg catalog writes the same into a folder.
+at the start, while the registry already answers; krtpkg catalog writes the same into a folder.
 
 With --upstream it is a gate in front of a registry, for clients that verify nothing: it serves only
 what the policy accepts, and what the locks of verified runtimes name. Tags move only to verified
@@ -117,10 +119,18 @@ func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (
 	if f.writable && login == nil && !address.IP.IsLoopback() {
 		return &usageError{errors.Join(fmt.Errorf("--writable at %s: anyone who can reach it could push and delete; pass --htpasswd, or listen on 127.0.0.1", address), listener.Close())}
 	}
+	group, ctx := errgroup.WithContext(ctx)
 	if f.ui {
-		if handler, err = a.addPages(ctx, serverName(address, certificate), handler.(*serve.Server), &f.trust); err != nil {
-			return errors.Join(err, listener.Close())
-		}
+		server, host := handler.(*serve.Server), serverName(address, certificate)
+		pages := catalog.NewHandler(server)
+		handler = pages
+		group.Go(func() error {
+			err := a.makePages(ctx, host, server, &f.trust, pages)
+			if ctx.Err() != nil {
+				return asStopped(ctx.Err())
+			}
+			return err
+		})
 	}
 	if f.writable {
 		a.ui.Note("note: pushed content is not verified, whatever the trust policy says; verify it where you use it")
@@ -128,7 +138,8 @@ func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (
 	}
 	a.announceServer(address, serverName(address, certificate), references, f, roots)
 	monitor := &serve.Monitor{Registry: serve.RequireLogin(handler, login), Report: a.logRequest(f.gate.logLines)}
-	return asStopped(serve.Run(ctx, listener, monitor, certificate))
+	group.Go(func() error { return asStopped(serve.Run(ctx, listener, monitor, certificate)) })
+	return group.Wait()
 }
 
 // announceServer says what is served where, and who may reach it.

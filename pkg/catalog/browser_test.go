@@ -130,8 +130,8 @@ func TestEnterpriseInBrowser(t *testing.T) {
 	for name, data := range files {
 		w.write(site, name, string(data))
 	}
-	handler, err := catalog.NewHandler(c, http.NotFoundHandler())
-	if err != nil {
+	handler := catalog.NewHandler(http.NotFoundHandler())
+	if err := handler.ShowCatalog(c); err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(handler)

@@ -216,10 +216,7 @@ func TestListRoots(t *testing.T) {
 func TestHandler(t *testing.T) {
 	w := small(t)
 	registry := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "registry "+r.URL.Path) })
-	handler, err := catalog.NewHandler(w.collect(w.policy), registry)
-	if err != nil {
-		t.Fatal(err)
-	}
+	handler := catalog.NewHandler(registry)
 	get := func(method, target, tag string) *http.Response {
 		r := httptest.NewRequest(method, target, nil)
 		if tag != "" {
@@ -228,6 +225,24 @@ func TestHandler(t *testing.T) {
 		recorder := httptest.NewRecorder()
 		handler.ServeHTTP(recorder, r)
 		return recorder.Result()
+	}
+	// The registry does not wait for the pages.
+	for target, status := range map[string]int{"/": 503, "/catalog.json": 503, "/v2/": 200} {
+		got := get("GET", target, "")
+		var body bytes.Buffer
+		body.ReadFrom(got.Body)
+		if got.StatusCode != status || status == 503 && (got.Header.Get("Retry-After") == "" || !strings.Contains(body.String(), "being made") || got.Header.Get("ETag") != "") {
+			t.Errorf("before the pages are made: %s: %d %v\n%s", target, got.StatusCode, got.Header, &body)
+		}
+		if isPage := status == 503; isPage != strings.Contains(got.Header.Get("Content-Security-Policy"), "frame-ancestors 'none'") {
+			t.Errorf("before the pages are made: %s: %v", target, got.Header)
+		}
+	}
+	if got := get("POST", "/", ""); got.StatusCode != 405 {
+		t.Errorf("before the pages are made: POST: %d", got.StatusCode)
+	}
+	if err := handler.ShowCatalog(w.collect(w.policy)); err != nil {
+		t.Fatal(err)
 	}
 	first := get("GET", "/", "")
 	for _, row := range []struct {

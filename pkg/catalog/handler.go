@@ -8,6 +8,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/serve"
@@ -16,21 +17,39 @@ import (
 // registryPolicy is the Content-Security-Policy of what the registry answers: next to pages, nothing that others wrote may run.
 const registryPolicy = "default-src 'none'; sandbox"
 
-// NewHandler returns a handler that serves the pages of a document, and everything below /v2 by a registry.
-func NewHandler(c *result.Catalog, registry http.Handler) (http.Handler, error) {
-	h := &pageHandler{files: map[string]servedFile{}, registry: registry}
-	err := WriteSite(c, func(f File) error {
-		sum := sha256.Sum256(f.Data)
-		h.files["/"+f.Path] = servedFile{f.Data, fmt.Sprintf("%q", hex.EncodeToString(sum[:]))}
-		return nil
-	})
-	return h, err
+// Handler serves the pages of a document, and everything below /v2 by a registry, which does not wait for the pages: until
+// [Handler.ShowCatalog] was called they are answered with 503 and one that says that they are being made.
+type Handler struct {
+	registry http.Handler
+	// files are by their paths; nil until the pages are made.
+	files atomic.Pointer[map[string]servedFile]
 }
 
-type pageHandler struct {
-	files    map[string]servedFile
-	registry http.Handler
+// NewHandler returns a handler without pages yet.
+func NewHandler(registry http.Handler) *Handler { return &Handler{registry: registry} }
+
+// ShowCatalog makes the pages of a document, and serves them from then on.
+func (h *Handler) ShowCatalog(c *result.Catalog) error {
+	files := map[string]servedFile{}
+	if err := WriteSite(c, func(f File) error {
+		sum := sha256.Sum256(f.Data)
+		files["/"+f.Path] = servedFile{f.Data, fmt.Sprintf("%q", hex.EncodeToString(sum[:]))}
+		return nil
+	}); err != nil {
+		return err
+	}
+	h.files.Store(&files)
+	return nil
 }
+
+// waitingPage is what is answered until the pages are made; it loads them then.
+const waitingPage = `<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="` + waitingSeconds + `"><title>Catalogue</title></head>
+<body><main><h1>Catalogue</h1><p>The pages are being made. This one loads them when they are there.</p></main></body></html>
+`
+
+// waitingSeconds is after how long browsers ask for pages again.
+const waitingSeconds = "3"
 
 // servedFile is a file with its ETag.
 type servedFile struct {
@@ -43,7 +62,8 @@ var mediaTypes = map[string]string{
 	".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".json": "application/json",
 }
 
-func (h *pageHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP implements [http.Handler].
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
 		w.Header().Set("Content-Security-Policy", registryPolicy)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -63,11 +83,17 @@ func (h *pageHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "pages can only be read", http.StatusMethodNotAllowed)
 		return
 	}
+	files := h.files.Load()
+	if files == nil {
+		header.Set("Retry-After", waitingSeconds)
+		writeFile(w, r, http.StatusServiceUnavailable, ".html", []byte(waitingPage))
+		return
+	}
 	name := r.URL.Path
 	if name == "/" {
 		name = "/index.html"
 	}
-	file, found := h.files[name]
+	file, found := (*files)[name]
 	if !found {
 		http.Error(w, "no such page", http.StatusNotFound)
 		return
@@ -77,10 +103,15 @@ func (h *pageHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	header.Set("Content-Type", mediaTypes[path.Ext(name)])
-	header.Set("Content-Length", strconv.Itoa(len(file.data)))
-	w.WriteHeader(http.StatusOK)
+	writeFile(w, r, http.StatusOK, path.Ext(name), file.data)
+}
+
+// writeFile answers with a file of a kind, by the ending of its name.
+func writeFile(w http.ResponseWriter, r *http.Request, status int, ending string, data []byte) {
+	w.Header().Set("Content-Type", mediaTypes[ending])
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		w.Write(file.data) // who went away needs no answer
+		w.Write(data) // who went away needs no answer
 	}
 }
