@@ -17,8 +17,8 @@ import (
 // parityNumbers matches the names that [ParityVolumeNames] returns, with their parts.
 var parityNumbers = regexp.MustCompile(`^(.*)\.parity-([0-9]+)-of-([0-9]+)\.tar$`)
 
-// remakeParityVolume computes a volume of parity again, from all volumes next to it, as an export does. It returns errNoSet
-// if they are not there, or are others than those that it was made of.
+// remakeParityVolume computes a volume of parity again, from all volumes next to it, as an export does, and reads it back. It
+// returns errNoSet if they are not there, or are others than those that it was made of.
 func remakeParityVolume(ctx context.Context, name, target string, o RepairOptions) (_ *Repaired, err error) {
 	names, info, err := describeVolumes(name)
 	if err != nil {
@@ -62,7 +62,13 @@ func remakeParityVolume(ctx context.Context, name, target string, o RepairOption
 	if err := parity.WriteSet(ctx, info.set(), files, writers, nil); err != nil {
 		return nil, fmt.Errorf("restore %s: %w", name, err)
 	}
-	if err := output.finish(ctx, o.Progress); err != nil {
+	if err := output.writeOwnParity(ctx, o.Progress); err != nil {
+		return nil, err
+	}
+	if err := output.readBack(ctx, o.Progress); err != nil {
+		return nil, fmt.Errorf("check what was made again: %w", err)
+	}
+	if err := output.giveName(); err != nil {
 		return nil, err
 	}
 	return &Repaired{File: target, Healed: output.layout.geometry.Size, IsRemade: true}, nil

@@ -1,12 +1,16 @@
 package archive
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/rogpeppe/go-internal/lockedfile"
 
@@ -102,8 +106,10 @@ type parityOutput struct {
 	name   string
 	layout fileLayout
 	file   *lockedfile.File
-	// isFinished is set once the file has its name.
-	isFinished bool
+	// written is the digest of the parity of the volumes as it was written, in order.
+	written hash.Hash
+	// isClosed is set once the file was closed, isFinished once it has its name.
+	isClosed, isFinished bool
 }
 
 func createParityVolume(name string, info setInfo, percent int) (*parityOutput, error) {
@@ -115,7 +121,7 @@ func createParityVolume(name string, info setInfo, percent int) (*parityOutput, 
 	if err != nil {
 		return nil, err
 	}
-	o := &parityOutput{name: name, layout: layout, file: file}
+	o := &parityOutput{name: name, layout: layout, file: file, written: sha256.New()}
 	err = file.Truncate(0)
 	for _, e := range layout.entries {
 		if err == nil {
@@ -130,22 +136,66 @@ func createParityVolume(name string, info setInfo, percent int) (*parityOutput, 
 
 // Close closes the file, and removes it if it is not finished: it cannot be gone on with.
 func (o *parityOutput) Close() error {
-	err := o.file.Close()
+	err := o.closeFile()
 	if !o.isFinished {
 		err = errors.Join(err, os.Remove(o.name+partial))
 	}
 	return err
 }
 
-// WriteAt writes to the entry with the parity of the volumes.
-func (o *parityOutput) WriteAt(p []byte, offset int64) (int, error) {
-	return o.file.WriteAt(p, o.layout.entries[len(o.layout.entries)-1].contentOffset()+offset)
+func (o *parityOutput) closeFile() error {
+	if o.isClosed {
+		return nil
+	}
+	o.isClosed = true
+	return o.file.Close()
 }
 
+// setEntry is the entry with the parity of the volumes.
+func (o *parityOutput) setEntry() archiveEntry { return o.layout.entries[len(o.layout.entries)-1] }
+
+// WriteAt writes to the entry with the parity of the volumes, in order.
+func (o *parityOutput) WriteAt(p []byte, offset int64) (int, error) {
+	o.written.Write(p)
+	return o.file.WriteAt(p, o.setEntry().contentOffset()+offset)
+}
+
+// finish writes what follows the parity of the volumes, and gives the file its name.
 func (o *parityOutput) finish(ctx context.Context, report progress.Func) error {
+	if err := o.writeOwnParity(ctx, report); err != nil {
+		return err
+	}
+	return o.giveName()
+}
+
+func (o *parityOutput) writeOwnParity(ctx context.Context, report progress.Func) error {
 	if err := errors.Join(o.layout.writeParity(ctx, o.file, report), o.file.Sync()); err != nil {
 		return fmt.Errorf("write %s: %w", o.name, err)
 	}
+	return nil
+}
+
+// readBack checks every byte of the file, which has no name yet. Its own parity was made of what the disk had then, so the
+// parity of the volumes is held against what was written.
+func (o *parityOutput) readBack(ctx context.Context, report progress.Func) error {
+	entry, read := o.setEntry(), sha256.New()
+	content := contextReader{ctx, io.NewSectionReader(o.file, entry.contentOffset(), entry.contentSize())}
+	if _, err := io.CopyBuffer(struct{ io.Writer }{read}, content, make([]byte, 1<<20)); err != nil {
+		return err
+	}
+	if !bytes.Equal(read.Sum(nil), o.written.Sum(nil)) {
+		return fmt.Errorf("%s differs from what was written: %w", parityVolume, ErrDamaged)
+	}
+	if runtime.GOOS == "windows" { // where a locked file cannot be read by another name of it
+		if err := o.closeFile(); err != nil {
+			return err
+		}
+	}
+	_, err := CheckParityVolume(ctx, o.name+partial, report)
+	return err
+}
+
+func (o *parityOutput) giveName() error {
 	if err := os.Rename(o.name+partial, o.name); err != nil {
 		return err
 	}

@@ -1,0 +1,66 @@
+package archive_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/progress"
+)
+
+// A volume of parity that is made again is read back before it gets its name: the disk may not have what was written.
+func TestRemadeParityIsReadBack(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		when   progress.Kind
+		offset int64
+	}{
+		"before its own parity is made": {progress.Began, 50_000}, "of its own parity": {progress.Copied, 205_000}, "after that": {progress.Copied, 50_000},
+	} {
+		names, parityNames := writeVolumes(t, t.TempDir(), 1, 200_000, 200_000)
+		want, err := os.ReadFile(parityNames[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(parityNames[0], 0); err != nil {
+			t.Fatal(err)
+		}
+		spoiled := false
+		_, err = archive.Repair(t.Context(), parityNames[0], archive.RepairOptions{Progress: func(e progress.Event) {
+			if spoiled || e.Kind != c.when || e.Subject != "krtpkg-parity/blocks" {
+				return
+			}
+			spoiled = true
+			file, err := os.OpenFile(parityNames[0]+".partial", os.O_RDWR, 0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer file.Close()
+			if _, err := file.WriteAt([]byte("spoiled"), c.offset); err != nil {
+				t.Error(err)
+			}
+		}})
+		if !spoiled {
+			t.Fatalf("%s: nothing was spoiled", name)
+		}
+		if !errors.Is(err, archive.ErrDamaged) {
+			t.Errorf("%s: %v, want that it is damaged", name, err)
+		}
+		if got, err := os.ReadFile(parityNames[0]); err != nil || len(got) != 0 {
+			t.Errorf("%s: %d bytes have the name, %v", name, len(got), err)
+		}
+		if left, err := filepath.Glob(filepath.Join(filepath.Dir(names[0]), "*.partial")); err != nil || len(left) > 0 {
+			t.Errorf("%s: left %v, %v", name, left, err)
+		}
+		if _, err := archive.Repair(t.Context(), parityNames[0], archive.RepairOptions{}); err != nil {
+			t.Errorf("%s: again: %v", name, err)
+		}
+		if got, err := os.ReadFile(parityNames[0]); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: it was made again with other bytes, %v", name, err)
+		}
+	}
+}
