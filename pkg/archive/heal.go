@@ -92,7 +92,7 @@ func (s *Store) Survey(ctx context.Context, report progress.Func) ([]DamageError
 		if !ok {
 			continue
 		}
-		found, err := healed.survey(ctx, report)
+		found, err := healed.findDamage(ctx, report)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file.Name(), err)
 		}
@@ -124,8 +124,8 @@ func (s *Store) HealedBytes() map[string]int64 {
 	return bytes
 }
 
-// survey returns what of a file is damaged; nil if nothing is.
-func (f *healedFile) survey(ctx context.Context, report progress.Func) (*DamageError, error) {
+// findDamage returns what of a file is damaged; nil if nothing is.
+func (f *healedFile) findDamage(ctx context.Context, report progress.Func) (*DamageError, error) {
 	report.Emit(progress.Event{Kind: progress.Planned, Items: 1, Bytes: f.size()})
 	event := progress.Event{Kind: progress.Began, Subject: f.Name(), Detail: "parity", Bytes: f.size()}
 	report.Emit(event)
@@ -224,7 +224,7 @@ func surveyFile(ctx context.Context, name string, report progress.Func) (*Damage
 		return nil, ctx.Err() //nolint:nilerr // the check that follows says what is wrong with it
 	}
 	defer file.Close()
-	found, err := file.survey(ctx, report)
+	found, err := file.findDamage(ctx, report)
 	if found != nil && !found.IsHealable() && !IsParityVolume(name) {
 		found.Items = []string{"the headers and index.json, without which nothing of it can be read"}
 	}
@@ -474,7 +474,7 @@ func CheckParityVolume(ctx context.Context, name string, report progress.Func) (
 		return 0, ErrDamaged
 	}
 	defer file.Close()
-	found, err := file.survey(ctx, report)
+	found, err := file.findDamage(ctx, report)
 	if err == nil && found != nil {
 		err = found
 	}

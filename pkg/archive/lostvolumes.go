@@ -17,7 +17,7 @@ func (s *volumeSet) openRemade(i int) (*remadeFile, error) {
 	content := s.reader.File(i)
 	sector := make([]byte, parity.SectorSize)
 	if _, err := content.ReadAt(sector, geometryOffset); err != nil {
-		return nil, (&remadeFile{name: s.names[i]}).explain(err)
+		return nil, (&remadeFile{name: s.names[i]}).explainRead(err)
 	}
 	g, err := parity.ParseSector(sector)
 	if err != nil || g.Size != s.info.Volumes[i] {
@@ -42,7 +42,7 @@ func (f *remadeFile) ReadAt(p []byte, offset int64) (int, error) {
 	inside := max(0, min(n, f.geometry.Size-offset))
 	if inside > 0 {
 		if _, err := f.content.ReadAt(p[:inside], offset); err != nil {
-			return 0, f.explain(err)
+			return 0, f.explainRead(err)
 		}
 	}
 	clear(p[inside:n])
@@ -52,8 +52,8 @@ func (f *remadeFile) ReadAt(p []byte, offset int64) (int, error) {
 	return int(n), nil
 }
 
-// explain returns the error of a read: what cannot be restored is damaged.
-func (f *remadeFile) explain(err error) error {
+// explainRead returns the error of a read: what cannot be restored is damaged.
+func (f *remadeFile) explainRead(err error) error {
 	if errors.Is(err, parity.ErrLost) {
 		return fmt.Errorf("volume %s %w: %w", f.name, err, ErrDamaged)
 	}

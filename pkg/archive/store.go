@@ -71,7 +71,7 @@ func Open(ctx context.Context, names ...string) (*Store, error) {
 			return nil, errors.Join(err, lost, s.Close())
 		}
 	}
-	return s.finish(ctx, names)
+	return s.finishOpening(ctx, names)
 }
 
 // openAlone is [Open] without volumes that were not named.
@@ -83,7 +83,7 @@ func openAlone(ctx context.Context, name string) (*Store, error) {
 	if err := damaged[name]; err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	return s.finish(ctx, []string{name})
+	return s.finishOpening(ctx, []string{name})
 }
 
 // openFiles opens files, and returns the errors of volumes that are damaged: others may restore them.
@@ -107,8 +107,8 @@ func openFiles(ctx context.Context, names []string) (_ *Store, damaged map[strin
 	return s, damaged, nil
 }
 
-// finish returns the store, or closes it.
-func (s *Store) finish(ctx context.Context, names []string) (*Store, error) {
+// finishOpening returns the store, or closes it.
+func (s *Store) finishOpening(ctx context.Context, names []string) (*Store, error) {
 	s.View = &layout.View{
 		Blobs: setBlobs{s.blobs, s}, Name: strings.Join(names, ", "),
 		Index: func() (ocispec.Index, error) { return s.info.Index, nil },

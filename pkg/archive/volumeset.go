@@ -281,8 +281,8 @@ type lazySet struct {
 	err error
 }
 
-// open returns the volumes.
-func (l *lazySet) open() (*volumeSet, error) {
+// openOnce returns the volumes.
+func (l *lazySet) openOnce() (*volumeSet, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.set == nil && l.err == nil {
@@ -311,7 +311,7 @@ type setVolume struct {
 
 // ReadAt implements [io.ReaderAt].
 func (v setVolume) ReadAt(p []byte, offset int64) (int, error) {
-	set, err := v.set.open()
+	set, err := v.set.openOnce()
 	if err != nil {
 		return 0, err
 	}

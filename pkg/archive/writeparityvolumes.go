@@ -71,7 +71,7 @@ func WriteParityVolumes(ctx context.Context, names, parityNames []string, volume
 	report.Emit(event)
 	written := make([]WrittenFile, len(outputs))
 	for j, output := range outputs {
-		if err := output.finish(ctx, report); err != nil {
+		if err := output.finishFile(ctx, report); err != nil {
 			return nil, err
 		}
 		written[j].Size = output.layout.size()
@@ -160,8 +160,8 @@ func (o *parityOutput) WriteAt(p []byte, offset int64) (int, error) {
 	return o.file.WriteAt(p, o.setEntry().contentOffset()+offset)
 }
 
-// finish writes what follows the parity of the volumes, and gives the file its name.
-func (o *parityOutput) finish(ctx context.Context, report progress.Func) error {
+// finishFile writes what follows the parity of the volumes, and gives the file its name.
+func (o *parityOutput) finishFile(ctx context.Context, report progress.Func) error {
 	if err := o.writeOwnParity(ctx, report); err != nil {
 		return err
 	}

@@ -186,7 +186,7 @@ type collector struct {
 	findingRoom int64
 }
 
-func (c *collector) report(reference string, err error) {
+func (c *collector) reportProblem(reference string, err error) {
 	c.failed = append(c.failed, fmt.Errorf("%s: %w", reference, err))
 	if c.options.Report != nil {
 		c.options.Report(reference, err)
@@ -249,7 +249,7 @@ func (c *collector) addPlace(ctx context.Context, place *Place) error {
 		slices.SortFunc(r.runtime.Bundles, func(a, b result.CatalogBundle) int {
 			return cmp.Or(cmp.Compare(a.Metadata.Name, b.Metadata.Name), cmp.Compare(a.Digest, b.Digest))
 		})
-		r.runtime.Images = append(r.runtime.Images, r.images.list()...)
+		r.runtime.Images = append(r.runtime.Images, r.images.listImages()...)
 		c.catalog.Runtimes = append(c.catalog.Runtimes, *r.runtime)
 	}
 	return nil
@@ -291,7 +291,7 @@ func (r *placeReader) addVersion(ctx context.Context, root foundRoot) error {
 	}
 	if err != nil {
 		v.Error = &result.Error{Code: result.Failed, ExitCode: 1, Message: err.Error(), Object: reference}
-		r.report(reference, err)
+		r.reportProblem(reference, err)
 	}
 	if set != nil {
 		r.before = set
@@ -324,12 +324,12 @@ func (r *placeReader) readVersion(ctx context.Context, root foundRoot, reference
 			renamed = errors.Join(renamed, err)
 		}
 	}
-	r.verify(ctx, root.Root, set.Root.Metadata(), v)
+	r.verifyVersion(ctx, root.Root, set.Root.Metadata(), v)
 	if err := r.images.readImages(ctx, set); err != nil {
 		return set, err
 	}
 	for _, problem := range r.images.listProblems(set) {
-		r.report(reference, problem)
+		r.reportProblem(reference, problem)
 	}
 	if err := r.addBundles(ctx, set); err != nil {
 		return set, err
@@ -439,7 +439,7 @@ func (r *placeReader) addBundles(ctx context.Context, set *bundle.Set) error {
 			r.catalog.Icons[described[i].Icon] = icon
 		}
 		if described[i].Problem != "" {
-			r.report(r.place.Name, fmt.Errorf("values of bundle %s %s: %s", b.Metadata().Name, b.Metadata().Version, described[i].Problem))
+			r.reportProblem(r.place.Name, fmt.Errorf("values of bundle %s %s: %s", b.Metadata().Name, b.Metadata().Version, described[i].Problem))
 		}
 	}
 	r.runtime.Bundles = append(r.runtime.Bundles, described...)
@@ -474,19 +474,19 @@ func describeContent(ctx context.Context, b *bundle.Artifact) result.CatalogBund
 // compareBefore compares a version with the one before.
 func (r *placeReader) compareBefore(ctx context.Context, set *bundle.Set) *result.CatalogChanges {
 	changes := &result.CatalogChanges{From: r.before.Root.Metadata().Version, Digest: r.before.Root.Descriptor.Digest.String()}
-	platforms := func(_ context.Context, digest string) ([]string, error) { return r.images.platforms(digest), nil }
+	platforms := func(_ context.Context, digest string) ([]string, error) { return r.images.platformsOf(digest), nil }
 	compared, err := compare.Compare(ctx, compare.Version{Set: r.before, Platforms: platforms}, compare.Version{Set: set, Platforms: platforms})
 	if err != nil {
 		changes.Problem = err.Error()
 		return changes
 	}
 	changes.Comparison = compared
-	changes.Carry = r.images.carry(r.before, set)
+	changes.Carry = r.images.measureCarry(r.before, set)
 	return changes
 }
 
-// verify holds a version against the policy.
-func (r *placeReader) verify(ctx context.Context, root Root, m bundle.Metadata, v *result.CatalogVersion) {
+// verifyVersion holds a version against the policy.
+func (r *placeReader) verifyVersion(ctx context.Context, root Root, m bundle.Metadata, v *result.CatalogVersion) {
 	policy := r.options.Policy
 	if policy == nil {
 		return

@@ -241,8 +241,8 @@ func (image *knownImage) addPlatform(p *ocispec.Platform) {
 	}
 }
 
-// platforms returns those of an image; nil if they are not known.
-func (r *imageReader) platforms(digest string) []string {
+// platformsOf returns those of an image; nil if they are not known.
+func (r *imageReader) platformsOf(digest string) []string {
 	if image := r.known[digest]; image != nil && image.Problem == "" {
 		return image.Platforms
 	}
@@ -263,8 +263,8 @@ func (r *imageReader) listProblems(set *bundle.Set) (problems []error) {
 	return problems
 }
 
-// list returns all images that were read, by digest, and drops the reports that are attached to them.
-func (r *imageReader) list() []result.CatalogImage {
+// listImages returns all images that were read, by digest, and drops the reports that are attached to them.
+func (r *imageReader) listImages() []result.CatalogImage {
 	var all []result.CatalogImage
 	for _, d := range slices.Sorted(maps.Keys(r.known)) {
 		if r.known[d].isCargo {
@@ -280,8 +280,8 @@ func (r *imageReader) list() []result.CatalogImage {
 	return all
 }
 
-// items returns the sizes of all that images, bundles and roots are made of; nil if one of them is not in the place.
-func (r *imageReader) items(digests []string) map[digest.Digest]int64 {
+// itemsOf returns the sizes of all that images, bundles and roots are made of; nil if one of them is not in the place.
+func (r *imageReader) itemsOf(digests []string) map[digest.Digest]int64 {
 	all := map[digest.Digest]int64{}
 	for _, d := range digests {
 		items := r.bundles[d]
@@ -300,7 +300,7 @@ func (r *imageReader) items(digests []string) map[digest.Digest]int64 {
 // sizeFunc returns the bytes of images and bundles of a version, or nil where not all of them are in the place.
 func (r *imageReader) sizeFunc() func(digests ...string) *int64 {
 	return func(digests ...string) *int64 {
-		items := r.items(digests)
+		items := r.itemsOf(digests)
 		if items == nil {
 			return nil
 		}
@@ -324,9 +324,9 @@ func digestsOf(set *bundle.Set) []string {
 	return all
 }
 
-// carry returns what a site has to get of a version that has another; nil if not all is in the place.
-func (r *imageReader) carry(before, after *bundle.Set) *result.Carry {
-	has, wanted := r.items(digestsOf(before)), r.items(digestsOf(after))
+// measureCarry returns what a site has to get of a version that has another; nil if not all is in the place.
+func (r *imageReader) measureCarry(before, after *bundle.Set) *result.Carry {
+	has, wanted := r.itemsOf(digestsOf(before)), r.itemsOf(digestsOf(after))
 	if has == nil || wanted == nil {
 		return nil
 	}

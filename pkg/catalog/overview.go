@@ -20,7 +20,7 @@ type runtimeView struct {
 	Rows        []*versionView
 }
 
-func (s *siteWriter) overview() *overviewData {
+func (s *siteWriter) viewOverview() *overviewData {
 	o := &overviewData{Policy: s.catalog.Policy}
 	for at := range s.catalog.Runtimes {
 		r := &s.catalog.Runtimes[at]

@@ -74,7 +74,7 @@ func WriteSite(c *result.Catalog, write func(File) error) error {
 	if err != nil {
 		return err
 	}
-	index, err := s.index.encode()
+	index, err := s.index.encodeIndex()
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func WriteSite(c *result.Catalog, write func(File) error) error {
 			return err
 		}
 	}
-	return s.page("index.html", "index", pageHead{Title: "Catalogue"}, s.overview())
+	return s.writePage("index.html", "index", pageHead{Title: "Catalogue"}, s.viewOverview())
 }
 
 // styleSheet returns that of all pages, with that of pictures.
@@ -165,7 +165,7 @@ type pageData struct {
 	Data any
 }
 
-func (s *siteWriter) page(name, kind string, head pageHead, data any) error {
+func (s *siteWriter) writePage(name, kind string, head pageHead, data any) error {
 	head.Root, head.Policy, head.Favicon = strings.Repeat("../", strings.Count(name, "/")), ContentPolicy, "data:,"
 	var out bytes.Buffer
 	if err := s.templates.ExecuteTemplate(&out, kind+".html", pageData{head, data}); err != nil {

@@ -31,7 +31,7 @@ func (s *siteWriter) writeRuntime(at int) error {
 	for _, digest := range slices.Sorted(maps.Keys(b.pages)) {
 		view := b.pages[digest]
 		head := pageHead{Title: view.Name + " " + view.Version, Crumbs: []crumb{{r.Name, ""}}}
-		if err := s.page(view.Link, "bundle", head, view); err != nil {
+		if err := s.writePage(view.Link, "bundle", head, view); err != nil {
 			return err
 		}
 		s.index.addBundle(r, view)
@@ -79,7 +79,7 @@ func (b *runtimeBuilder) writeVersion(at int) error {
 	name := strings.TrimSpace(b.runtime.Name + " " + view.Version)
 	b.index.addVersion(b.runtime, view)
 	up := []crumb{{name, view.Link}}
-	if err := b.page(view.Link, "version", pageHead{Title: name}, view); err != nil {
+	if err := b.writePage(view.Link, "version", pageHead{Title: name}, view); err != nil {
 		return err
 	}
 	if len(view.SBOM) > 0 {
@@ -88,7 +88,7 @@ func (b *runtimeBuilder) writeVersion(at int) error {
 		}
 	}
 	if view.Changes != nil {
-		if err := b.page(view.File+".changes.html", "changes", pageHead{Title: "Changes in " + name, Crumbs: up}, view); err != nil {
+		if err := b.writePage(view.File+".changes.html", "changes", pageHead{Title: "Changes in " + name, Crumbs: up}, view); err != nil {
 			return err
 		}
 	}
@@ -96,7 +96,7 @@ func (b *runtimeBuilder) writeVersion(at int) error {
 		b.index.addFindings(b.runtime, view)
 		shown := *view
 		shown.Findings = shown.Findings[:min(len(shown.Findings), maxFindings)]
-		return b.page(view.File+".vulnerabilities.html", "vulnerabilities", pageHead{Title: "Vulnerabilities of " + name, Crumbs: up}, &shown)
+		return b.writePage(view.File+".vulnerabilities.html", "vulnerabilities", pageHead{Title: "Vulnerabilities of " + name, Crumbs: up}, &shown)
 	}
 	return nil
 }

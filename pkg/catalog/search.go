@@ -80,7 +80,7 @@ func (x *searchIndex) addFindings(r *result.CatalogRuntime, v *versionView) {
 	}
 }
 
-func (x *searchIndex) encode() ([]byte, error) {
+func (x *searchIndex) encodeIndex() ([]byte, error) {
 	entries := slices.Clone(x.entries)
 	if entries == nil {
 		entries = []searchEntry{}

@@ -80,24 +80,24 @@ func (f *riskFinder) lookAtRole() {
 	}
 	now, err := readTyped[role](f.change.After)
 	if err != nil {
-		f.add(Critical, AreaAccess, "cannot be read: %v", err)
+		f.addRisk(Critical, AreaAccess, "cannot be read: %v", err)
 		return
 	}
 	if atoms := countAtoms(now.Rules); atoms > maxAtoms || atoms*countTexts(was.Rules) > maxComparedTexts {
-		f.add(Critical, AreaAccess, "has rules for %.0f single rights, too many to compare: see its difference", atoms)
+		f.addRisk(Critical, AreaAccess, "has rules for %.0f single rights, too many to compare: see its difference", atoms)
 		return
 	}
 	_, uncovered := validation.Covers(was.Rules, now.Rules)
 	var others []string
 	for _, grant := range groupGrants(uncovered) {
-		if dangers := dangersOf(grant.rule()); len(dangers) > 0 {
-			f.add(Critical, AreaAccess, "may now %s: %s", grant, strings.Join(dangers, ", "))
+		if dangers := dangersOf(grant.policyRule()); len(dangers) > 0 {
+			f.addRisk(Critical, AreaAccess, "may now %s: %s", grant, strings.Join(dangers, ", "))
 		} else {
 			others = append(others, grant.String())
 		}
 	}
 	if len(others) > 0 {
-		f.add(Notable, AreaAccess, "may now %s", strings.Join(shortenList(others), "; "))
+		f.addRisk(Notable, AreaAccess, "may now %s", strings.Join(shortenList(others), "; "))
 	}
 	f.lookAtAggregation(was, now)
 }
@@ -118,14 +118,14 @@ const maxGrants = 5
 
 func (f *riskFinder) lookAtAggregation(was, now role) {
 	if now.AggregationRule != nil && !reflect.DeepEqual(was.AggregationRule, now.AggregationRule) {
-		f.add(Notable, AreaAccess, "takes over the rules of the roles that it selects by label, in aggregationRule")
+		f.addRisk(Notable, AreaAccess, "takes over the rules of the roles that it selects by label, in aggregationRule")
 	}
 	metadata, _ := f.change.After["metadata"].(map[string]any)
 	labels, _ := metadata["labels"].(map[string]any)
 	for _, label := range slices.Sorted(maps.Keys(labels)) {
 		into, is := strings.CutPrefix(label, aggregates)
 		if is && labels[label] == "true" && textAt(f.change.Before, "metadata", "labels", label) != "true" {
-			f.add(Notable, AreaAccess, "gives its rules to everyone with role %s", into)
+			f.addRisk(Notable, AreaAccess, "gives its rules to everyone with role %s", into)
 		}
 	}
 }
@@ -163,7 +163,7 @@ func first(texts []string) string {
 	return texts[0]
 }
 
-func (g grant) rule() rbacv1.PolicyRule {
+func (g grant) policyRule() rbacv1.PolicyRule {
 	r := rbacv1.PolicyRule{Verbs: g.verbs}
 	if g.url != "" {
 		r.NonResourceURLs = []string{g.url}
@@ -303,7 +303,7 @@ func (f *riskFinder) lookAtBinding() {
 	}
 	now, err := readTyped[binding](c.After)
 	if err != nil {
-		f.add(Critical, AreaAccess, "cannot be read: %v", err)
+		f.addRisk(Critical, AreaAccess, "cannot be read: %v", err)
 		return
 	}
 	had := map[string]bool{}
@@ -334,7 +334,7 @@ func (f *riskFinder) lookAtBinding() {
 		if before := f.bound[subject+" "+describeRole(now.RoleRef)]; c.Kind == "ClusterRoleBinding" && len(before) > 0 {
 			severity, text = Critical, text+", and had it before only in namespace "+strings.Join(slices.Compact(before), ", ")
 		}
-		f.add(severity, AreaAccess, "%s", text)
+		f.addRisk(severity, AreaAccess, "%s", text)
 	}
 }
 

@@ -46,14 +46,14 @@ func compareCargo(pairs []bundlePair) (all []CargoChange) {
 		for key, state := range current {
 			switch was := old[key]; {
 			case was == nil:
-				changed = append(changed, key.change(p.name, Added, nil, state))
+				changed = append(changed, key.describeChange(p.name, Added, nil, state))
 			case was.Digest != state.Digest || was.Mode != state.Mode:
-				changed = append(changed, key.change(p.name, Changed, was, state))
+				changed = append(changed, key.describeChange(p.name, Changed, was, state))
 			}
 		}
 		for key, state := range old {
 			if current[key] == nil {
-				changed = append(changed, key.change(p.name, Removed, state, nil))
+				changed = append(changed, key.describeChange(p.name, Removed, state, nil))
 			}
 		}
 		slices.SortFunc(changed, func(a, b CargoChange) int {
@@ -80,7 +80,7 @@ type cargoKey struct {
 	rank int
 }
 
-func (k cargoKey) change(bundleName string, change Change, old, current *CargoState) CargoChange {
+func (k cargoKey) describeChange(bundleName string, change Change, old, current *CargoState) CargoChange {
 	return CargoChange{Bundle: bundleName, Kind: k.kind, Name: k.name, Platform: k.platform, Change: change, Old: old, New: current}
 }
 

@@ -20,7 +20,7 @@ func (f *riskFinder) lookAtVolume() {
 	for _, source := range []string{"hostPath", "local"} {
 		now, was := mappingAt(f.change.After, "spec", source), mappingAt(f.change.Before, "spec", source)
 		if now != nil && (was == nil || now["path"] != was["path"]) {
-			f.add(Critical, AreaWorkload, "gives pods %v of a node (%s)", now["path"], source)
+			f.addRisk(Critical, AreaWorkload, "gives pods %v of a node (%s)", now["path"], source)
 		}
 	}
 }
@@ -49,11 +49,11 @@ func (f *riskFinder) lookAtWebhooks() {
 			}
 		}
 		if len(changed) > 0 {
-			f.add(Notable, AreaAccess, "%s other requests by webhook %s: changed %s", does, name, strings.Join(changed, ", "))
+			f.addRisk(Notable, AreaAccess, "%s other requests by webhook %s: changed %s", does, name, strings.Join(changed, ", "))
 		}
 	}
 	if len(added) > 0 {
-		f.add(Notable, AreaAccess, "%s requests by new webhooks: %s", does, strings.Join(shortenList(added), ", "))
+		f.addRisk(Notable, AreaAccess, "%s requests by new webhooks: %s", does, strings.Join(shortenList(added), ", "))
 	}
 }
 
@@ -86,9 +86,9 @@ func (f *riskFinder) lookAtService() {
 		return // the API server's own
 	}
 	if before, _ := was["service"].(map[string]any); !reflect.DeepEqual(before, server) {
-		f.add(Notable, AreaAccess, "has Service %v/%v answer all requests for %v of API group %v", server["namespace"], server["name"], now["version"], now["group"])
+		f.addRisk(Notable, AreaAccess, "has Service %v/%v answer all requests for %v of API group %v", server["namespace"], server["name"], now["version"], now["group"])
 	}
 	if now["insecureSkipTLSVerify"] == true && was["insecureSkipTLSVerify"] != true {
-		f.add(Notable, AreaAccess, "does not verify who serves its API (insecureSkipTLSVerify)")
+		f.addRisk(Notable, AreaAccess, "does not verify who serves its API (insecureSkipTLSVerify)")
 	}
 }

@@ -126,8 +126,8 @@ func Compare(ctx context.Context, before, after Version) (*Comparison, error) {
 	for i := range pairs {
 		p := &pairs[i]
 		if !p.isSame {
-			p.old.start(rendering, group)
-			p.new.start(rendering, group)
+			p.old.startRendering(rendering, group)
+			p.new.startRendering(rendering, group)
 		}
 	}
 	if err := group.Wait(); err != nil {
@@ -141,7 +141,7 @@ func Compare(ctx context.Context, before, after Version) (*Comparison, error) {
 			continue
 		}
 		c.Notes = append(append(c.Notes, p.old.notes...), p.new.notes...)
-		if failed := append(p.old.failures(), p.new.failures()...); len(failed) > 0 {
+		if failed := append(p.old.listFailures(), p.new.listFailures()...); len(failed) > 0 {
 			// What one side has is not news where the other side is not known.
 			c.Unrendered = append(c.Unrendered, failed...)
 			continue
@@ -227,8 +227,8 @@ func sameValues(a, b *render.Values) bool {
 	return err == nil && bytes.Equal(x, y)
 }
 
-// start renders a bundle in a group, which fails only if it is interrupted.
-func (s *renderedSide) start(ctx context.Context, group *errgroup.Group) {
+// startRendering renders a bundle in a group, which fails only if it is interrupted.
+func (s *renderedSide) startRendering(ctx context.Context, group *errgroup.Group) {
 	if s.artifact == nil {
 		return
 	}
@@ -245,25 +245,25 @@ func (s *renderedSide) renderBundle(ctx context.Context) (err error) {
 		// Without values for it, a bundle may lack what only a site knows.
 		strict := err
 		if s.manifests, err = render.RenderWithoutValues(ctx, content, name.Digest.Name); err == nil {
-			s.note("rendered with its defaults, although it asks for values: " + strict.Error())
+			s.addNote("rendered with its defaults, although it asks for values: " + strict.Error())
 		}
 	}
 	if err != nil {
 		return err
 	}
 	for _, text := range s.manifests.Notes {
-		s.note(text)
+		s.addNote(text)
 	}
 	s.fields, err = render.ListValues(ctx, content)
 	return err
 }
 
-func (s *renderedSide) note(text string) {
+func (s *renderedSide) addNote(text string) {
 	s.notes = append(s.notes, Note{s.artifact.Metadata().Name, s.side, text})
 }
 
-// failures returns why a bundle was not rendered; none if it was.
-func (s *renderedSide) failures() []Note {
+// listFailures returns why a bundle was not rendered; none if it was.
+func (s *renderedSide) listFailures() []Note {
 	if s.err == nil {
 		return nil
 	}

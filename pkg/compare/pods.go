@@ -123,7 +123,7 @@ func (f *riskFinder) lookAtPods() {
 		}
 		for _, problem := range pod.problems {
 			if !slices.Contains(before.problems, problem) {
-				f.add(Critical, AreaWorkload, "%s: %s", at, problem)
+				f.addRisk(Critical, AreaWorkload, "%s: %s", at, problem)
 			}
 		}
 		f.compareRights(podRights(before), podRights(pod))
@@ -151,7 +151,7 @@ func (f *riskFinder) compareRights(was, now rights) {
 			if after.text == "" {
 				after = before // what it says of giving that up no more
 			}
-			f.add(after.severity, AreaWorkload, "%s", after.text)
+			f.addRisk(after.severity, AreaWorkload, "%s", after.text)
 		}
 	}
 }
@@ -179,14 +179,14 @@ func (f *riskFinder) compareAccounts(was, now *foundPod) {
 	before := cmp.Or(was.ServiceAccountName, was.DeprecatedServiceAccount, "default")
 	after := cmp.Or(now.ServiceAccountName, now.DeprecatedServiceAccount, "default")
 	if before != after {
-		f.add(Notable, AreaWorkload, "runs as service account %s, was %s", after, before)
+		f.addRisk(Notable, AreaWorkload, "runs as service account %s, was %s", after, before)
 	}
 	if before, after := was.RuntimeClassName, now.RuntimeClassName; before != nil && (after == nil || *after != *before) {
 		text := "the usual runtime"
 		if after != nil {
 			text = "runtime class " + *after
 		}
-		f.add(Notable, AreaWorkload, "runs in %s, was runtime class %s", text, *before)
+		f.addRisk(Notable, AreaWorkload, "runs in %s, was runtime class %s", text, *before)
 	}
 }
 
@@ -392,7 +392,7 @@ func (f *riskFinder) compareFlags() {
 	findFlags(f.change.After, "", now)
 	for _, at := range slices.Sorted(maps.Keys(now)) {
 		if !was[at] {
-			f.add(Critical, AreaWorkload, "sets %s: true", at)
+			f.addRisk(Critical, AreaWorkload, "sets %s: true", at)
 		}
 	}
 }

@@ -56,7 +56,7 @@ func (r Risk) String() string {
 // findRisks looks at all that was compared. Its only error is that of the context.
 func (c *Comparison) findRisks(ctx context.Context, all *deploy.Comparison) error {
 	f := riskFinder{roles: map[roleKey]bool{}, aggregated: map[roleKey]bool{}, bound: map[string][]string{}}
-	f.learn(all)
+	f.learnKept(all)
 	for i := range all.Changes {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -104,14 +104,14 @@ type riskFinder struct {
 	bound map[string][]string
 }
 
-func (f *riskFinder) add(severity RiskLevel, area Area, format string, args ...any) {
+func (f *riskFinder) addRisk(severity RiskLevel, area Area, format string, args ...any) {
 	f.risks = append(f.risks, Risk{
 		Severity: severity, Area: area, Bundle: f.change.Bundle, Resource: &f.change.ResourceID, Text: fmt.Sprintf(format, args...),
 	})
 }
 
-// learn notes what changes are held against.
-func (f *riskFinder) learn(all *deploy.Comparison) {
+// learnKept notes what changes are held against.
+func (f *riskFinder) learnKept(all *deploy.Comparison) {
 	for _, list := range [][]deploy.ManifestChange{all.Kept, all.Changes} {
 		for i := range list {
 			f.learnRole(&list[i])
@@ -130,15 +130,15 @@ func (f *riskFinder) lookAt() {
 	if c.After == nil {
 		switch {
 		case group == "apiextensions.k8s.io" && c.Kind == "CustomResourceDefinition":
-			f.add(Critical, AreaData, "is removed: all resources of its kind are deleted with it")
+			f.addRisk(Critical, AreaData, "is removed: all resources of its kind are deleted with it")
 		case group == "" && c.Kind == "Namespace":
-			f.add(Critical, AreaData, "is removed: everything in it is deleted with it")
+			f.addRisk(Critical, AreaData, "is removed: everything in it is deleted with it")
 		case group == "" && c.Kind == "PersistentVolumeClaim":
-			f.add(Critical, AreaData, "is removed: its data may be deleted with it")
+			f.addRisk(Critical, AreaData, "is removed: its data may be deleted with it")
 		case group == "networking.k8s.io" && c.Kind == "NetworkPolicy":
-			f.add(Notable, AreaWorkload, "is removed: what it kept from pods may reach them")
+			f.addRisk(Notable, AreaWorkload, "is removed: what it kept from pods may reach them")
 		case group == "admissionregistration.k8s.io" && strings.HasPrefix(c.Kind, "Validating"):
-			f.add(Notable, AreaAccess, "is removed: nothing is refused by it any more")
+			f.addRisk(Notable, AreaAccess, "is removed: nothing is refused by it any more")
 		}
 		return
 	}
@@ -174,9 +174,9 @@ func (f *riskFinder) lookAtNamespace() {
 	after, holds := podSecurity[now]
 	switch {
 	case was == "" && now == "privileged":
-		f.add(Notable, AreaNamespace, "allows privileged pods")
+		f.addRisk(Notable, AreaNamespace, "allows privileged pods")
 	case held && before < podSecurity["privileged"] && (!holds || after > before):
-		f.add(Critical, AreaNamespace, "allows its pods more: %s is %s, was %s", label, cmp.Or(now, "not set"), was)
+		f.addRisk(Critical, AreaNamespace, "allows its pods more: %s is %s, was %s", label, cmp.Or(now, "not set"), was)
 	}
 }
 
@@ -186,7 +186,7 @@ func (f *riskFinder) lookAtAccount() {
 		return
 	}
 	if f.change.Before["automountServiceAccountToken"] == false && f.change.After["automountServiceAccountToken"] != false {
-		f.add(Notable, AreaWorkload, "gives its pods a token: automountServiceAccountToken is no longer false")
+		f.addRisk(Notable, AreaWorkload, "gives its pods a token: automountServiceAccountToken is no longer false")
 	}
 }
 

@@ -76,8 +76,8 @@ func newAdditionCoder(decoding bool) *additionCoder {
 	return c
 }
 
-// release gives the coder to the next delta.
-func (c *additionCoder) release() {
+// releaseCoder gives the coder to the next delta.
+func (c *additionCoder) releaseCoder() {
 	c.in = nil
 	additionCoders.Put(c)
 }
@@ -90,24 +90,24 @@ func fillTable(table []uint16, value uint16) {
 	}
 }
 
-// begin starts a section; what was learned stays. A decoder reads from in.
-func (c *additionCoder) begin(in []byte) {
+// beginSection starts a section; what was learned stays. A decoder reads from in.
+func (c *additionCoder) beginSection(in []byte) {
 	c.low, c.high, c.out, c.in, c.at = 0, 1<<32-1, c.out[:0], in, 0
 	if c.decoding {
 		for range 4 {
-			c.code = c.code<<8 | c.next()
+			c.code = c.code<<8 | c.nextByte()
 		}
 	}
 }
 
-// end returns the coded section.
-func (c *additionCoder) end() []byte {
+// endSection returns the coded section.
+func (c *additionCoder) endSection() []byte {
 	c.out = binary.BigEndian.AppendUint32(c.out, c.low+(c.high-c.low)/2)
 	return c.out
 }
 
-// next returns the next coded byte. After the end it is zero: the layer is another then, and refused.
-func (c *additionCoder) next() uint32 {
+// nextByte returns the next coded byte. After the end it is zero: the layer is another then, and refused.
+func (c *additionCoder) nextByte() uint32 {
 	if c.at >= len(c.in) {
 		return 0
 	}
@@ -131,7 +131,7 @@ func (c *additionCoder) codeBit(bit int, p int32) int {
 	}
 	for (c.low^c.high)>>24 == 0 {
 		if c.decoding {
-			c.code = c.code<<8 | c.next()
+			c.code = c.code<<8 | c.nextByte()
 		} else {
 			c.out = append(c.out, byte(c.high>>24))
 		}

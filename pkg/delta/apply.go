@@ -41,7 +41,7 @@ func (d *Delta) Apply(ctx context.Context, want digest.Digest, size int64, open 
 		defer close(a.done)
 		defer parts.close()
 		maker := newTarMaker(old, old.size(), parts, d.Layer.TarSize)
-		defer maker.additions.release()
+		defer maker.additions.releaseCoder()
 		tar := readAhead(clock, maker)
 		err := d.makeLayer(ctx, startClock(size, o), w, tar)
 		tar.stop()
@@ -217,11 +217,11 @@ func (t *tarMaker) Read(p []byte) (int, error) {
 	} else if _, err := t.old.ReadAt(p, t.op.old); err != nil {
 		return 0, damaged(err)
 	}
-	t.advance(len(p))
+	t.advanceCopy(len(p))
 	return len(p), nil
 }
 
-func (t *tarMaker) advance(n int) {
+func (t *tarMaker) advanceCopy(n int) {
 	t.op.size -= int64(n)
 	t.op.old += int64(n)
 }
@@ -239,7 +239,7 @@ func (t *tarMaker) addNext() error {
 	}
 	t.added -= int64(n)
 	t.ready = made
-	t.advance(n)
+	t.advanceCopy(n)
 	return nil
 }
 
@@ -249,7 +249,7 @@ func (t *tarMaker) nextOp() error {
 		if left := t.added + int64(len(t.extra)); left > 0 {
 			return fmt.Errorf("%d bytes that no operation takes: %w", left, ErrDamaged)
 		}
-		err := t.parts.read()
+		err := t.parts.readPart()
 		if err == io.EOF && t.left > 0 {
 			return fmt.Errorf("%d bytes of the tar are missing: %w", t.left, ErrDamaged)
 		}
@@ -257,7 +257,7 @@ func (t *tarMaker) nextOp() error {
 			return err
 		}
 		t.control, t.added, t.extra = bytes.NewReader(t.parts.control), int64(t.parts.added), t.parts.extra
-		t.additions.begin(t.parts.additions)
+		t.additions.beginSection(t.parts.additions)
 	}
 	var err error
 	if t.op, err = nextOp(t.control, t.next); err != nil {

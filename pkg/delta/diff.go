@@ -186,8 +186,8 @@ func (p *pairing) sameContent(e tarEntry) (tarEntry, bool) {
 	return p.entries[i], true
 }
 
-// relative returns the entry that another is the next version of.
-func (p *pairing) relative(e tarEntry) (tarEntry, bool) {
+// findRelative returns the entry that another is the next version of.
+func (p *pairing) findRelative(e tarEntry) (tarEntry, bool) {
 	i, ok := p.byName[e.name]
 	if !ok {
 		i, ok = p.byStem[stemOf(e.name)]
@@ -243,7 +243,7 @@ func (f *finder) addEntry(ctx context.Context, p *pairing, e tarEntry) error {
 		f.list.appendOp(opExtra, e.size, 0)
 		return nil
 	}
-	relative, related := p.relative(e)
+	relative, related := p.findRelative(e)
 	if err := f.addHeaders(e, relative, related); err != nil {
 		return err
 	}
@@ -308,7 +308,7 @@ func (f *finder) addChanged(ctx context.Context, e, relative tarEntry) error {
 			list: &f.list, index: &f.index, old: f.have, content: f.want,
 			base: relative.content + from, lastOld: int(at - from), offset: int(at - from),
 		}
-		if err := m.run(ctx); err != nil {
+		if err := m.findMatches(ctx); err != nil {
 			return err
 		}
 	}

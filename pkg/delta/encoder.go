@@ -84,8 +84,8 @@ func candidates() (all []Encoder) {
 	return all
 }
 
-// check returns an error if this build does not have the encoder.
-func (e Encoder) check() error {
+// checkBuild returns an error if this build does not have the encoder.
+func (e Encoder) checkBuild() error {
 	switch e.Name {
 	case encoderNone:
 		return nil
@@ -311,7 +311,7 @@ func inflate(ctx context.Context, w io.Writer, packed *Scratch, from int64) erro
 // givesAgain reports whether an encoder compresses a tar to the bytes of a stream from a place on.
 func givesAgain(ctx context.Context, clock *workClock, encoder Encoder, tar, packed *Scratch, from int64) (bool, error) {
 	same := &comparingWriter{want: bufio.NewReaderSize(packed.section(from, packed.size-from), 1<<16)}
-	err := clock.check()
+	err := clock.checkTime()
 	if err == nil {
 		err = compressTo(ctx, same, encoder, &workingReader{workClock: clock, r: tar.section(0, tar.size)})
 	}

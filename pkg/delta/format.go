@@ -41,9 +41,9 @@ type Header struct {
 	Bases []Base `json:"bases"`
 }
 
-// check returns an error if the header describes what cannot be.
-func (h Header) check() error {
-	if err := h.Encoder.check(); err != nil {
+// checkLimits returns an error if the header describes what cannot be.
+func (h Header) checkLimits() error {
+	if err := h.Encoder.checkBuild(); err != nil {
 		return err
 	}
 	if len(h.Bases) > maxBases {
@@ -81,8 +81,8 @@ func writeDelta(ctx context.Context, w io.Writer, h Header, ops []op, old io.Rea
 	}
 	defer partEncoders.Put(encoder)
 	p := &partWriter{w: w, encoder: encoder, additions: newAdditionCoder(false), old: old, target: target}
-	defer p.additions.release()
-	p.additions.begin(nil)
+	defer p.additions.releaseCoder()
+	p.additions.beginSection(nil)
 	for _, o := range ops {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -91,7 +91,7 @@ func writeDelta(ctx context.Context, w io.Writer, h Header, ops []op, old io.Rea
 			return err
 		}
 	}
-	if err := p.flush(); err != nil {
+	if err := p.writePart(); err != nil {
 		return err
 	}
 	_, err = w.Write([]byte{0})
@@ -130,7 +130,7 @@ func (p *partWriter) writeOp(o op) error {
 			piece.size = min(o.size, int64(maxPart-max(p.added, len(p.extra))))
 		}
 		if piece.size == 0 || len(p.control)+maxOp > maxPart {
-			if err := p.flush(); err != nil {
+			if err := p.writePart(); err != nil {
 				return err
 			}
 			continue
@@ -195,8 +195,8 @@ func (p *partWriter) checkCopy(o op) error {
 	return nil
 }
 
-// flush writes a part: the sizes of its three sections, each raw and compressed, and the sections.
-func (p *partWriter) flush() error {
+// writePart writes a part: the sizes of its three sections, each raw and compressed, and the sections.
+func (p *partWriter) writePart() error {
 	if len(p.control) == 0 {
 		return nil
 	}
@@ -210,9 +210,9 @@ func (p *partWriter) flush() error {
 		packed = append(packed, data...)
 	}
 	add(len(p.control), p.encoder.EncodeAll(p.control, nil))
-	add(p.added, p.additions.end())
+	add(p.added, p.additions.endSection())
 	add(len(p.extra), p.encoder.EncodeAll(p.extra, nil))
-	p.additions.begin(nil)
+	p.additions.beginSection(nil)
 	p.control, p.added, p.extra = p.control[:0], 0, p.extra[:0]
 	_, err := p.w.Write(append(sizes, packed...))
 	return err
@@ -252,7 +252,7 @@ func Open(r io.Reader) (*Delta, error) {
 	if err := oci.UnmarshalJSON(data, &d.Header); err != nil {
 		return nil, fmt.Errorf("header: %w: %w", err, ErrDamaged)
 	}
-	return d, d.check()
+	return d, d.checkLimits()
 }
 
 // damaged returns the error of a delta that could not be read to its end.
@@ -278,8 +278,8 @@ func newPartReader(r *bufio.Reader) (*partReader, error) {
 	return &partReader{r: r, decoder: decoder}, err
 }
 
-// read reads the next part; it is io.EOF at the end of the delta.
-func (p *partReader) read() error {
+// readPart reads the next part; it is io.EOF at the end of the delta.
+func (p *partReader) readPart() error {
 	var raw, packed [3]uint64
 	for i := range raw {
 		var err error
@@ -297,19 +297,19 @@ func (p *partReader) read() error {
 		}
 	}
 	var err error
-	if p.control, err = p.decompress(p.control, raw[0], packed[0]); err != nil {
+	if p.control, err = p.takeCompressed(p.control, raw[0], packed[0]); err != nil {
 		return err
 	}
-	if p.additions, err = p.take(p.additions, packed[1]); err != nil {
+	if p.additions, err = p.takeBytes(p.additions, packed[1]); err != nil {
 		return err
 	}
 	p.added = int(raw[1])
-	p.extra, err = p.decompress(p.extra, raw[2], packed[2])
+	p.extra, err = p.takeCompressed(p.extra, raw[2], packed[2])
 	return err
 }
 
-// take reads the bytes of a section.
-func (p *partReader) take(into []byte, size uint64) ([]byte, error) {
+// takeBytes reads the bytes of a section.
+func (p *partReader) takeBytes(into []byte, size uint64) ([]byte, error) {
 	if uint64(cap(into)) < size {
 		into = make([]byte, size)
 	}
@@ -320,9 +320,9 @@ func (p *partReader) take(into []byte, size uint64) ([]byte, error) {
 	return into, nil
 }
 
-// decompress reads a section that is compressed by zstd.
-func (p *partReader) decompress(into []byte, raw, packed uint64) (_ []byte, err error) {
-	if p.packed, err = p.take(p.packed, packed); err != nil || raw == 0 {
+// takeCompressed reads a section that is compressed by zstd.
+func (p *partReader) takeCompressed(into []byte, raw, packed uint64) (_ []byte, err error) {
+	if p.packed, err = p.takeBytes(p.packed, packed); err != nil || raw == 0 {
 		return into[:0], err
 	}
 	if uint64(cap(into)) < raw {

@@ -19,8 +19,8 @@ type seedIndex struct {
 	places []uint32
 }
 
-// reset indexes content of less than 4 GiB.
-func (x *seedIndex) reset(old []byte) {
+// indexContent indexes content of less than 4 GiB.
+func (x *seedIndex) indexContent(old []byte) {
 	step := 1 + len(old)>>26 // at most 64 Mi places
 	width := min(max(bits.Len(uint(len(old)/step)), 10), 24)
 	x.old, x.shift = old, uint(64-width)
@@ -30,7 +30,7 @@ func (x *seedIndex) reset(old []byte) {
 		for at := 0; at+seedSize <= len(old); at += step {
 			seed := binary.LittleEndian.Uint64(old[at:])
 			if !isRun(seed) {
-				do(x.hash(seed), at)
+				do(x.hashSeed(seed), at)
 			}
 		}
 	}
@@ -49,15 +49,15 @@ func (x *seedIndex) reset(old []byte) {
 // isRun reports whether a seed is one byte again and again, as padding is.
 func isRun(seed uint64) bool { return seed == bits.RotateLeft64(seed, 8) }
 
-func (x *seedIndex) hash(seed uint64) uint32 {
+func (x *seedIndex) hashSeed(seed uint64) uint32 {
 	return uint32(seed * 0x9e3779b97f4a7c15 >> x.shift)
 }
 
 // maxTried is how many places are tried for one seed: those nearest to where it is expected.
 const maxTried = 8
 
-// longest returns the longest match of the beginning of content, of those that are tried.
-func (x *seedIndex) longest(content []byte, expected int) (at, size int) {
+// findLongest returns the longest match of the beginning of content, of those that are tried.
+func (x *seedIndex) findLongest(content []byte, expected int) (at, size int) {
 	if len(content) < seedSize {
 		return 0, 0
 	}
@@ -65,7 +65,7 @@ func (x *seedIndex) longest(content []byte, expected int) (at, size int) {
 	if isRun(seed) {
 		return 0, 0
 	}
-	h := x.hash(seed)
+	h := x.hashSeed(seed)
 	places := x.places[x.starts[h]:x.starts[h+1]]
 	if len(places) == 0 {
 		return 0, 0
@@ -145,12 +145,12 @@ const (
 	betterBy = 8
 )
 
-func (m *matcher) run(ctx context.Context) error {
+func (m *matcher) findMatches(ctx context.Context) error {
 	if bytes.Equal(m.old, m.content) {
 		m.list.appendOp(opCopy, int64(len(m.content)), m.base)
 		return nil
 	}
-	m.index.reset(m.old)
+	m.index.indexContent(m.old)
 	for scan := 0; scan < len(m.content); {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -176,7 +176,7 @@ func (m *matcher) nextMatch(scan int) (at, size, next int) {
 			equal, counted = 0, scan
 			continue
 		}
-		at, size := m.index.longest(m.content[scan:], scan+m.offset)
+		at, size := m.index.findLongest(m.content[scan:], scan+m.offset)
 		for ; counted < scan+size; counted++ {
 			if m.isAligned(counted) {
 				equal++

@@ -73,16 +73,16 @@ func startClock(size int64, o Options) *workClock {
 	return &workClock{limit: limit, since: time.Now()}
 }
 
-// check returns an error if the work has taken too long.
-func (c *workClock) check() error {
+// checkTime returns an error if the work has taken too long.
+func (c *workClock) checkTime() error {
 	if c.spent+time.Since(c.since) > c.limit {
 		return fmt.Errorf("rebuild layer: not finished after %v: %w", c.limit.Round(time.Millisecond), ErrWork)
 	}
 	return nil
 }
 
-// wait calls what the work waits for.
-func (c *workClock) wait(do func() (int, error)) (int, error) {
+// waitFor calls what the work waits for.
+func (c *workClock) waitFor(do func() (int, error)) (int, error) {
 	c.spent += time.Since(c.since)
 	n, err := do()
 	c.since = time.Now()
@@ -96,7 +96,7 @@ type waitingReader struct {
 }
 
 func (w waitingReader) Read(p []byte) (int, error) {
-	return w.wait(func() (int, error) { return w.r.Read(p) })
+	return w.waitFor(func() (int, error) { return w.r.Read(p) })
 }
 
 // waitingWriter is a writer that the work waits for.
@@ -106,10 +106,10 @@ type waitingWriter struct {
 }
 
 func (w waitingWriter) Write(p []byte) (int, error) {
-	if err := w.check(); err != nil {
+	if err := w.checkTime(); err != nil {
 		return 0, err
 	}
-	return w.wait(func() (int, error) { return w.w.Write(p) })
+	return w.waitFor(func() (int, error) { return w.w.Write(p) })
 }
 
 // workingReader is a reader that ends when the work has taken too long.
@@ -124,7 +124,7 @@ func (w *workingReader) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
 	// A tar is read operation by operation, most of which are short.
 	if w.done += n + 1<<8; w.done >= 1<<15 && err == nil {
-		w.done, err = 0, w.check()
+		w.done, err = 0, w.checkTime()
 	}
 	return n, err
 }

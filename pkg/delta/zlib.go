@@ -78,7 +78,7 @@ func newZlibWriter(w io.Writer, level int, gnu bool) *zlibWriter {
 func (z *zlibWriter) Write(p []byte) (int, error) {
 	z.in = append(z.in, p...)
 	if len(z.in) >= 1<<20 {
-		z.compress()
+		z.compressWindow()
 	}
 	return len(p), z.err
 }
@@ -86,35 +86,35 @@ func (z *zlibWriter) Write(p []byte) (int, error) {
 // Close ends the stream.
 func (z *zlibWriter) Close() error {
 	z.ending = true
-	z.compress()
+	z.compressWindow()
 	if z.pending {
 		z.addLiteral(z.window[z.at-1])
 	}
 	z.endBlock(true)
 	z.flushBits()
-	z.send()
+	z.sendOutput()
 	return z.err
 }
 
-func (z *zlibWriter) compress() {
+func (z *zlibWriter) compressWindow() {
 	if z.isLazy {
 		z.compressLazily()
 	} else {
 		z.compressFast()
 	}
-	z.send()
+	z.sendOutput()
 }
 
-// send passes on what was encoded.
-func (z *zlibWriter) send() {
+// sendOutput passes on what was encoded.
+func (z *zlibWriter) sendOutput() {
 	if z.err == nil && len(z.out) > 0 {
 		_, z.err = z.w.Write(z.out)
 	}
 	z.out = z.out[:0]
 }
 
-// fill takes more into the window when little is ahead, and reports whether to go on.
-func (z *zlibWriter) fill() bool {
+// fillWindow takes more into the window when little is ahead, and reports whether to go on.
+func (z *zlibWriter) fillWindow() bool {
 	if z.ahead >= zlibMinAhead {
 		return true
 	}
@@ -155,8 +155,8 @@ func (z *zlibWriter) moveWindow() {
 	}
 }
 
-// insert records the three bytes at a place, and returns where they were before.
-func (z *zlibWriter) insert(at int) int {
+// insertHash records the three bytes at a place, and returns where they were before.
+func (z *zlibWriter) insertHash(at int) int {
 	b := z.window[at : at+3 : at+3]
 	h := (uint(b[0])<<10 ^ uint(b[1])<<5 ^ uint(b[2])) & (1<<zlibHashBits - 1)
 	before := z.head[h]
@@ -201,10 +201,10 @@ func (z *zlibWriter) findMatch(place, best int) int {
 }
 
 func (z *zlibWriter) compressFast() {
-	for z.fill() {
+	for z.fillWindow() {
 		before := 0
 		if z.ahead >= zlibMinMatch {
-			before = z.insert(z.at)
+			before = z.insertHash(z.at)
 		}
 		if z.canMatch(before) {
 			z.matchLength = z.findMatch(before, zlibMinMatch-1)
@@ -220,7 +220,7 @@ func (z *zlibWriter) compressFast() {
 			if z.matchLength <= z.lazy && z.ahead >= zlibMinMatch {
 				for range z.matchLength - 1 {
 					z.at++
-					z.insert(z.at)
+					z.insertHash(z.at)
 				}
 				z.at++
 			} else {
@@ -235,10 +235,10 @@ func (z *zlibWriter) compressFast() {
 }
 
 func (z *zlibWriter) compressLazily() {
-	for z.fill() {
+	for z.fillWindow() {
 		before := 0
 		if z.ahead >= zlibMinMatch {
-			before = z.insert(z.at)
+			before = z.insertHash(z.at)
 		}
 		z.prevLength = z.matchLength
 		prevAt := z.matchAt
@@ -256,7 +256,7 @@ func (z *zlibWriter) compressLazily() {
 			z.ahead -= z.prevLength - 1
 			for range z.prevLength - 2 {
 				if z.at++; z.at <= last {
-					z.insert(z.at)
+					z.insertHash(z.at)
 				}
 			}
 			z.at++

@@ -100,7 +100,7 @@ func (b *blockEncoder) writeBlock(stored []byte, hasStored bool, size int, last 
 	if last {
 		final = 1
 	}
-	dynamic := b.literals.build(&b.heap, literalCodes, 15) + b.distances.build(&b.heap, distanceCodes, 15)
+	dynamic := b.literals.buildCodes(&b.heap, literalCodes, 15) + b.distances.buildCodes(&b.heap, distanceCodes, 15)
 	for code := range literalCodes - 257 {
 		dynamic += int(b.literals.freq[257+code]) * lengthExtra(code)
 	}
@@ -111,7 +111,7 @@ func (b *blockEncoder) writeBlock(stored []byte, hasStored bool, size int, last 
 	for _, r := range runs {
 		b.lengths.freq[r.code]++
 	}
-	dynamic += b.lengths.build(&b.heap, lengthCodes, 7)
+	dynamic += b.lengths.buildCodes(&b.heap, lengthCodes, 7)
 	for _, r := range runs {
 		dynamic += int(r.extra)
 	}
@@ -254,9 +254,9 @@ func (h *codeHeap) takeLeast(t *huffmanTree) int {
 	return least
 }
 
-// build finds lengths of at most limit and the codes of a number of symbols, and returns how many bits these have
+// buildCodes finds lengths of at most limit and the codes of a number of symbols, and returns how many bits these have
 // together. At least two symbols get a code.
-func (t *huffmanTree) build(h *codeHeap, symbols, limit int) (size int) {
+func (t *huffmanTree) buildCodes(h *codeHeap, symbols, limit int) (size int) {
 	h.size, h.sorted, t.last = 0, h.sorted[:0], -1
 	for i := range symbols {
 		t.length[i] = 0

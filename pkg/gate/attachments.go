@@ -32,7 +32,7 @@ type attachment struct {
 const absentFor = time.Minute
 
 func (r *repository) isAttached(d digest.Digest) bool {
-	a, ok := r.decided().attached.find(r.at(d.String()))
+	a, ok := r.decided().attached.find(r.placeOf(d.String()))
 	return ok && time.Now().Before(a.until)
 }
 
@@ -78,7 +78,7 @@ func (r *repository) recordAttached(ctx context.Context, d digest.Digest, stored
 		}
 	}
 	began := time.Now()
-	now.decided.attached.keepAttachment(r.at(d.String()), attachment{blobs, now.nextChange(began, began.Add(r.g.o.Recheck))})
+	now.decided.attached.keepAttachment(r.placeOf(d.String()), attachment{blobs, now.nextChange(began, began.Add(r.g.o.Recheck))})
 	return r.checkStillUnder(now)
 }
 

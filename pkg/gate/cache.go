@@ -62,14 +62,14 @@ func openCache(dir string, limit int64) (*blobCache, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	if err := c.scan(); err != nil {
+	if err := c.scanFolder(); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	return c, nil
 }
 
-// scan finds what an earlier process left.
-func (c *blobCache) scan() error {
+// scanFolder finds what an earlier process left.
+func (c *blobCache) scanFolder() error {
 	type found struct {
 		d    digest.Digest
 		info fs.FileInfo
@@ -133,13 +133,13 @@ func (c *blobCache) makeRoom(bytes int64) bool {
 		return false
 	}
 	for c.size+bytes > c.limit && c.order.Len() > 0 {
-		c.drop(c.order.Back().Value.(digest.Digest))
+		c.dropBlob(c.order.Back().Value.(digest.Digest))
 	}
 	return c.size+bytes <= c.limit
 }
 
-// drop removes an entry. Who reads the file reads on.
-func (c *blobCache) drop(d digest.Digest) {
+// dropBlob removes an entry. Who reads the file reads on.
+func (c *blobCache) dropBlob(d digest.Digest) {
 	e := c.entries[d]
 	if e == nil {
 		return
@@ -181,7 +181,7 @@ func (c *blobCache) openFile(d digest.Digest) *os.File {
 	}
 	c.mu.Lock()
 	if c.entries[d] == e {
-		c.drop(d)
+		c.dropBlob(d)
 	}
 	c.mu.Unlock()
 	return nil
@@ -214,8 +214,8 @@ func (c *blobCache) readSmall(d digest.Digest, limit int64) []byte {
 	return data
 }
 
-// put keeps content that was hashed. That it cannot is no loss: it is asked for again.
-func (c *blobCache) put(d digest.Digest, data []byte) {
+// putBlob keeps content that was hashed. That it cannot is no loss: it is asked for again.
+func (c *blobCache) putBlob(d digest.Digest, data []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.entries[d] != nil || c.downloads[d] != nil || c.closed || !c.makeRoom(int64(len(data))) {
@@ -254,15 +254,15 @@ func (c *blobCache) keepFile(partial string, d digest.Digest, size int64) error 
 	return nil
 }
 
-// open opens content: a complete file, which is an [*os.File], or a reader of what is being downloaded. The error is errNoRoom if the cache does
+// openBlob opens content: a complete file, which is an [*os.File], or a reader of what is being downloaded. The error is errNoRoom if the cache does
 // not take it.
-func (c *blobCache) open(ctx context.Context, desc ocispec.Descriptor, fetch func(context.Context) (io.ReadCloser, error)) (io.ReadCloser, error) {
+func (c *blobCache) openBlob(ctx context.Context, desc ocispec.Descriptor, fetch func(context.Context) (io.ReadCloser, error)) (io.ReadCloser, error) {
 	if file := c.openFile(desc.Digest); file != nil {
 		return file, nil
 	}
 	c.mu.Lock()
 	d := c.downloads[desc.Digest]
-	if d != nil && !d.join(desc.Size) {
+	if d != nil && !d.addReader(desc.Size) {
 		d = nil
 		c.mu.Unlock()
 		return nil, errNoRoom
@@ -298,7 +298,7 @@ func (c *blobCache) startDownload(desc ocispec.Descriptor, fetch func(context.Co
 	d.changed.L = &d.mu
 	c.downloads[desc.Digest] = d
 	c.running.Go(func() {
-		err := d.run(ctx, fetch)
+		err := d.fetchContent(ctx, fetch)
 		c.mu.Lock()
 		delete(c.downloads, desc.Digest)
 		c.size -= desc.Size
@@ -309,7 +309,7 @@ func (c *blobCache) startDownload(desc ocispec.Descriptor, fetch func(context.Co
 			os.Remove(file.Name())
 		}
 		c.mu.Unlock()
-		d.leave()
+		d.removeReader()
 	})
 	return d, nil
 }
@@ -328,8 +328,8 @@ type download struct {
 	readers int
 }
 
-// join adds a reader, unless the download was given up or is of another size.
-func (d *download) join(size int64) bool {
+// addReader adds a reader, unless the download was given up or is of another size.
+func (d *download) addReader(size int64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.readers <= 1 || size != d.desc.Size || d.done && d.err != nil {
@@ -339,8 +339,8 @@ func (d *download) join(size int64) bool {
 	return true
 }
 
-// leave removes a reader. With the last one a download that runs ends.
-func (d *download) leave() {
+// removeReader removes a reader. With the last one a download that runs ends.
+func (d *download) removeReader() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.readers--
@@ -358,8 +358,8 @@ func (d *download) wakeReaders() {
 	d.changed.Broadcast()
 }
 
-// run downloads and hashes the content.
-func (d *download) run(ctx context.Context, fetch func(context.Context) (io.ReadCloser, error)) error {
+// fetchContent downloads and hashes the content.
+func (d *download) fetchContent(ctx context.Context, fetch func(context.Context) (io.ReadCloser, error)) error {
 	err := d.copyContent(ctx, fetch)
 	d.cancel()
 	d.mu.Lock()
@@ -408,8 +408,8 @@ func (d *download) copyContent(ctx context.Context, fetch func(context.Context) 
 	return nil
 }
 
-// readable returns how much may be read: not the last part before the digest is known to be right.
-func (d *download) readable() int64 {
+// countReadable returns how much may be read: not the last part before the digest is known to be right.
+func (d *download) countReadable() int64 {
 	if d.done && d.err == nil {
 		return d.desc.Size
 	}
@@ -420,7 +420,7 @@ func (d *download) readable() int64 {
 func (d *download) waitForStart(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for !d.done && d.readable() == 0 {
+	for !d.done && d.countReadable() == 0 {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -445,14 +445,14 @@ type downloadReader struct {
 func (r *downloadReader) Read(p []byte) (int, error) {
 	d := r.download
 	d.mu.Lock()
-	for d.readable() <= r.offset && !d.done {
+	for d.countReadable() <= r.offset && !d.done {
 		if r.ctx.Err() != nil {
 			d.mu.Unlock()
 			return 0, r.ctx.Err()
 		}
 		d.changed.Wait()
 	}
-	until, err := d.readable(), d.err
+	until, err := d.countReadable(), d.err
 	d.mu.Unlock()
 	if r.offset >= until {
 		if err == nil {
@@ -486,7 +486,7 @@ func (r *downloadReader) Close() error {
 	if !r.closed {
 		r.closed = true
 		r.stop()
-		r.download.leave()
+		r.download.removeReader()
 	}
 	return nil
 }
@@ -521,12 +521,12 @@ func (r *heldReader) Read(p []byte) (int, error) {
 		if r.err != nil {
 			return 0, r.err
 		}
-		r.fill()
+		r.fillBuffer()
 	}
 }
 
-// fill reads more, and checks the whole at its end.
-func (r *heldReader) fill() {
+// fillBuffer reads more, and checks the whole at its end.
+func (r *heldReader) fillBuffer() {
 	copy(r.buffer, r.buffer[r.start:r.end])
 	r.start, r.end = 0, r.end-r.start
 	n, err := r.body.Read(r.buffer[r.end:])

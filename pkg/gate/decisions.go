@@ -158,8 +158,8 @@ func (m *verdictMemory) keepVerdict(v *verdict) {
 	m.of[at.where][v.root] = v
 }
 
-// measure counts a verdict again, that has grown.
-func (m *verdictMemory) measure(v *verdict) {
+// measureVerdict counts a verdict again, that has grown.
+func (m *verdictMemory) measureVerdict(v *verdict) {
 	at, size := place{v.repository.where, v.root.String()}, v.size()+entrySize
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -179,8 +179,8 @@ func (m *verdictMemory) hasRoom() bool {
 	return m.size < m.limit/4*3
 }
 
-// list returns the verdicts of a repository; of all if where is empty.
-func (m *verdictMemory) list(where string) []*verdict {
+// listVerdicts returns the verdicts of a repository; of all if where is empty.
+func (m *verdictMemory) listVerdicts(where string) []*verdict {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var all []*verdict
@@ -200,7 +200,7 @@ func (m *verdictMemory) list(where string) []*verdict {
 func (m *verdictMemory) listAccepted(where string) []*verdict {
 	now := time.Now()
 	var accepted []*verdict
-	for _, v := range m.list(where) {
+	for _, v := range m.listVerdicts(where) {
 		if v.isAccepted(now) {
 			accepted = append(accepted, v)
 		}
@@ -208,8 +208,8 @@ func (m *verdictMemory) listAccepted(where string) []*verdict {
 	return accepted
 }
 
-// forget drops a verdict.
-func (m *verdictMemory) forget(v *verdict) {
+// forgetVerdict drops a verdict.
+func (m *verdictMemory) forgetVerdict(v *verdict) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at := place{v.repository.where, v.root.String()}

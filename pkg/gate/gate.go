@@ -246,7 +246,7 @@ func (g *Gate) findRepository(name string) *repository {
 
 // countAccepted counts the roots that are accepted, also if they are to be looked at again.
 func (g *Gate) countAccepted() (n int) {
-	for _, v := range g.policy.Load().decided.verdicts.list("") {
+	for _, v := range g.policy.Load().decided.verdicts.listVerdicts("") {
 		if v.err == nil {
 			n++
 		}

@@ -42,7 +42,7 @@ func (g *Gate) serveReadiness(w http.ResponseWriter) {
 	switch {
 	case g.policy.Load().err != nil:
 		http.Error(w, "the trust policy cannot be read: everything is refused", http.StatusServiceUnavailable)
-	case g.state.check() != nil:
+	case g.state.checkWritable() != nil:
 		http.Error(w, "the state folder cannot be written: no tag moves", http.StatusServiceUnavailable)
 	default:
 		io.WriteString(w, "ok\n") // who went away needs no answer
@@ -55,19 +55,19 @@ func (g *Gate) serveRegistry(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	serve.RefuseBody(w, r)
 	counted := serve.NewRecorder(w)
-	kind, err := g.handle(counted, r)
+	kind, err := g.answerRequest(counted, r)
 	switch {
 	case errors.Is(err, http.ErrAbortHandler):
 		g.metrics.countAnswer(kind, 0)
 		panic(http.ErrAbortHandler) // the client must not take what it has for the whole
 	case err != nil:
-		serve.ReplyError(counted, r, g.explain(r, err))
+		serve.ReplyError(counted, r, g.explainError(r, err))
 	}
 	g.metrics.countAnswer(kind, counted.Status)
 }
 
-// explain turns an error into one for clients.
-func (g *Gate) explain(r *http.Request, err error) error {
+// explainError turns an error into one for clients.
+func (g *Gate) explainError(r *http.Request, err error) error {
 	var (
 		answer  *serve.Error
 		failed  *UpstreamError
@@ -119,7 +119,7 @@ func cutReference(text string) (repository, reference string, ok bool) {
 	return text[:at], text[at+1:], true
 }
 
-func (g *Gate) handle(w http.ResponseWriter, r *http.Request) (kind string, err error) {
+func (g *Gate) answerRequest(w http.ResponseWriter, r *http.Request) (kind string, err error) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		return "other", &serve.Error{Status: http.StatusMethodNotAllowed, Code: "UNSUPPORTED", Message: "this registry is read-only"}
@@ -314,7 +314,7 @@ func (r *repository) checkBlob(ctx context.Context, desc ocispec.Descriptor) err
 		}
 	}
 	there := false
-	err := r.upstream.ask(ctx, askBlob, func(ctx context.Context, repository Repository) (err error) {
+	err := r.upstream.askUpstream(ctx, askBlob, func(ctx context.Context, repository Repository) (err error) {
 		there, err = repository.Exists(ctx, desc)
 		return err
 	})

@@ -28,8 +28,8 @@ func newRepository(g *Gate, name, where string, number int) *repository {
 	}}
 }
 
-// at returns the place of a name in the repository.
-func (r *repository) at(name string) place { return place{r.where, name} }
+// placeOf returns the place of a name in the repository.
+func (r *repository) placeOf(name string) place { return place{r.where, name} }
 
 // decided returns what was decided under the current policy.
 func (r *repository) decided() *decisions { return r.g.policy.Load().decided }
@@ -53,7 +53,7 @@ func share[T any](ctx context.Context, r *repository, key string, work func(cont
 
 // verdictOn returns what the policy says of a root now.
 func (r *repository) verdictOn(ctx context.Context, desc ocispec.Descriptor) (*verdict, error) {
-	v, ok := r.decided().verdicts.find(r.at(desc.Digest.String()))
+	v, ok := r.decided().verdicts.find(r.placeOf(desc.Digest.String()))
 	if ok && time.Now().Before(v.until) {
 		return v, nil
 	}
@@ -62,8 +62,8 @@ func (r *repository) verdictOn(ctx context.Context, desc ocispec.Descriptor) (*v
 		if now.err != nil {
 			return nil, now.err
 		}
-		last, _ := now.decided.verdicts.find(r.at(desc.Digest.String()))
-		next, err := r.decide(ctx, now, desc, last)
+		last, _ := now.decided.verdicts.find(r.placeOf(desc.Digest.String()))
+		next, err := r.decideOnRoot(ctx, now, desc, last)
 		if err != nil {
 			return nil, err
 		}
@@ -105,10 +105,10 @@ func (r *repository) acceptManifest(ctx context.Context, d digest.Digest) (store
 	stored, err := r.upstream.readManifest(ctx, d)
 	if err == nil && v != nil && found.role&isImage != 0 {
 		v.addManifestBlobs(stored.data)
-		now.decided.verdicts.measure(v)
+		now.decided.verdicts.measureVerdict(v)
 	}
 	if err == nil && r.g.cache != nil {
-		r.g.cache.put(d, stored.data)
+		r.g.cache.putBlob(d, stored.data)
 	}
 	if err == nil {
 		err = r.checkStillUnder(now)
@@ -137,7 +137,7 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 			desc.Size = found.size
 			return true
 		}
-		sizes, ok := r.decided().attached.findBlob(r.at(d.String()))
+		sizes, ok := r.decided().attached.findBlob(r.placeOf(d.String()))
 		if ok {
 			desc.Size, isDisputed = sizes[0], len(sizes) > 1
 		}
@@ -153,11 +153,11 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 		return settle()
 	}
 	decided := r.decided()
-	refused, known := decided.blobRefusals.find(r.at(d.String()))
+	refused, known := decided.blobRefusals.find(r.placeOf(d.String()))
 	if known && time.Now().Before(refused.until) {
 		return desc, refused.err
 	}
-	found, err := r.search(ctx, isFound)
+	found, err := r.searchRoots(ctx, isFound)
 	switch {
 	case found:
 		return settle()
@@ -167,7 +167,7 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 	if ctx.Err() != nil {
 		return desc, err // of this client, and of no other
 	}
-	keepRefusal(decided.blobRefusals, r.at(d.String()), refusal{err, time.Now().Add(r.g.refusalTime(err))})
+	keepRefusal(decided.blobRefusals, r.placeOf(d.String()), refusal{err, time.Now().Add(r.g.refusalTime(err))})
 	return desc, err
 }
 
@@ -184,7 +184,7 @@ func (r *repository) measureBlob(ctx context.Context, desc ocispec.Descriptor) (
 			return info.Size(), nil
 		}
 	}
-	err = r.upstream.ask(ctx, askBlob, func(ctx context.Context, repository Repository) error {
+	err = r.upstream.askUpstream(ctx, askBlob, func(ctx context.Context, repository Repository) error {
 		size = desc.Size
 		if r, ok := repository.(interface{ Blobs() registry.BlobStore }); ok {
 			found, err := r.Blobs().Resolve(ctx, desc.Digest.String())

@@ -33,9 +33,9 @@ func (r *repository) findIn(d digest.Digest, want role) (*verdict, item, bool) {
 // findIn finds a digest in the accepted roots of a repository; of all if where is empty.
 func (decided *decisions) findIn(where string, d digest.Digest, want role) (*verdict, item, bool) {
 	for _, v := range decided.verdicts.listAccepted(where) {
-		if found, ok := v.find(d); ok && found.role&want != 0 {
+		if found, ok := v.findItem(d); ok && found.role&want != 0 {
 			v.used.Store(time.Now().UnixNano())
-			decided.verdicts.find(v.repository.at(v.root.String())) // it was used
+			decided.verdicts.find(v.repository.placeOf(v.root.String())) // it was used
 			return v, found, true
 		}
 	}
@@ -66,7 +66,7 @@ func (r *repository) renewRoots(ctx context.Context, isFound func() bool) error 
 		return nil
 	}
 	others := map[string]*repository{}
-	for _, v := range r.decided().verdicts.list("") {
+	for _, v := range r.decided().verdicts.listVerdicts("") {
 		others[v.repository.where] = v.repository
 	}
 	for _, name := range r.g.state.listNames() {
@@ -107,12 +107,12 @@ const maxRenewed = 16
 // renewOwnRoots is renewRoots of this repository. Verdicts that were not used for long make room.
 func (r *repository) renewOwnRoots(ctx context.Context, isFound func() bool) (failure error) {
 	verdicts := r.decided().verdicts
-	for _, v := range verdicts.list(r.where) {
+	for _, v := range verdicts.listVerdicts(r.where) {
 		now := time.Now()
 		switch {
 		case now.Before(v.until):
 		case v.err != nil || now.Sub(time.Unix(0, v.used.Load())) > unusedFor:
-			verdicts.forget(v)
+			verdicts.forgetVerdict(v)
 		default:
 			if err := r.renewVerdict(ctx, v.root); err != nil {
 				failure = err
@@ -140,9 +140,9 @@ func (r *repository) renewVerdict(ctx context.Context, d digest.Digest) error {
 	return err
 }
 
-// search looks for the root that names something: among verdicts that have ended, among the images of accepted roots, and last among
+// searchRoots looks for the root that names something: among verdicts that have ended, among the images of accepted roots, and last among
 // what tags lead to. It reports whether isFound is true after that.
-func (r *repository) search(ctx context.Context, isFound func() bool) (bool, error) {
+func (r *repository) searchRoots(ctx context.Context, isFound func() bool) (bool, error) {
 	if isFound() {
 		return true, nil
 	}
@@ -181,8 +181,8 @@ func (g *Gate) expandAll(ctx context.Context) (failure error) {
 			break
 		}
 		_, err := share(ctx, v.repository, "expand "+v.root.String(), func(ctx context.Context) (any, error) {
-			defer verdicts.measure(v)
-			return nil, v.expand(ctx, v.repository.upstream)
+			defer verdicts.measureVerdict(v)
+			return nil, v.expandImages(ctx, v.repository.upstream)
 		})
 		if err != nil {
 			failure = err
@@ -198,12 +198,12 @@ func (r *repository) reverifySavedTags(ctx context.Context, isFound func() bool)
 	if last, ok := decided.recalled.find(r.where); ok && time.Now().Before(last.until) {
 		return last.err
 	}
-	saved, err := r.g.state.find(r.where)
+	saved, err := r.g.state.findRepository(r.where)
 	if err != nil {
 		return err
 	}
 	for d := range saved.listRoots() {
-		known, ok := decided.verdicts.find(r.at(d.String()))
+		known, ok := decided.verdicts.find(r.placeOf(d.String()))
 		if ok && time.Now().Before(known.until) {
 			continue
 		}
@@ -288,7 +288,7 @@ func (r *repository) searchManifest(ctx context.Context, d digest.Digest) (*verd
 		verdict *verdict
 		item    item
 	}
-	refused, known := r.decided().refusals.find(r.at(d.String()))
+	refused, known := r.decided().refusals.find(r.placeOf(d.String()))
 	if known && time.Now().Before(refused.until) {
 		return nil, item{}, refused.err
 	}
@@ -296,7 +296,7 @@ func (r *repository) searchManifest(ctx context.Context, d digest.Digest) (*verd
 		now := r.g.policy.Load()
 		v, i, err := r.searchManifestOnce(ctx, d)
 		if err != nil {
-			keepRefusal(now.decided.refusals, r.at(d.String()), refusal{err, time.Now().Add(r.g.refusalTime(err))})
+			keepRefusal(now.decided.refusals, r.placeOf(d.String()), refusal{err, time.Now().Add(r.g.refusalTime(err))})
 		}
 		return result{v, i}, err
 	})
@@ -329,7 +329,7 @@ func (r *repository) searchManifestOnce(ctx context.Context, d digest.Digest) (*
 			return nil, item{}, err
 		}
 		if v.err == nil {
-			found, _ := v.find(d)
+			found, _ := v.findItem(d)
 			return v, found, nil
 		}
 		reason = v.err // unless a lock names it
@@ -343,7 +343,7 @@ func (r *repository) searchManifestOnce(ctx context.Context, d digest.Digest) (*
 		v = nil
 		return !isARoot && r.acceptAttached(ctx, d, stored, m) == nil
 	}
-	ok, err := r.search(ctx, isFound)
+	ok, err := r.searchRoots(ctx, isFound)
 	switch {
 	case ok:
 		return v, found, nil

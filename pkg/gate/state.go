@@ -73,11 +73,11 @@ func openState(dir string, bytes int64) (*stateFolder, error) {
 		return nil, fmt.Errorf("state: %w", err)
 	}
 	s := &stateFolder{dir: dir, known: newMemory[string, *savedRepository](bytes)}
-	return s, s.check()
+	return s, s.checkWritable()
 }
 
-// check makes sure that the folder can be written.
-func (s *stateFolder) check() error {
+// checkWritable makes sure that the folder can be written.
+func (s *stateFolder) checkWritable() error {
 	file, err := os.CreateTemp(s.dir, partialPrefix)
 	if err != nil {
 		return fmt.Errorf("state: %w", err)
@@ -90,22 +90,22 @@ func (s *stateFolder) path(where string) string {
 	return filepath.Join(s.dir, fmt.Sprintf("%x.json", sha256.Sum256([]byte(where))))
 }
 
-// lock makes others wait who read or write the state of a repository. What it returns unlocks it.
-func (s *stateFolder) lock(where string) (unlock func()) {
+// lockRepository makes others wait who read or write the state of a repository. What it returns unlocks it.
+func (s *stateFolder) lockRepository(where string) (unlock func()) {
 	sum := sha256.Sum256([]byte(where))
 	lock := &s.locks[int(sum[0])%len(s.locks)]
 	lock.Lock()
 	return lock.Unlock
 }
 
-// find returns what is kept of a repository.
-func (s *stateFolder) find(where string) (*savedRepository, error) {
-	defer s.lock(where)()
-	return s.read(where)
+// findRepository returns what is kept of a repository.
+func (s *stateFolder) findRepository(where string) (*savedRepository, error) {
+	defer s.lockRepository(where)()
+	return s.readRepository(where)
 }
 
-// read is find for who holds the lock. A file that is damaged is an error: without it tags could go back.
-func (s *stateFolder) read(where string) (*savedRepository, error) {
+// readRepository is findRepository for who holds the lock. A file that is damaged is an error: without it tags could go back.
+func (s *stateFolder) readRepository(where string) (*savedRepository, error) {
 	if known, ok := s.known.find(where); ok {
 		return known, nil
 	}
@@ -156,8 +156,8 @@ func readState(name string) (*savedRepository, error) {
 	return saved, nil
 }
 
-// save writes what is kept of a repository, so that after a crash it is the old or the new.
-func (s *stateFolder) save(saved *savedRepository) error {
+// saveRepository writes what is kept of a repository, so that after a crash it is the old or the new.
+func (s *stateFolder) saveRepository(saved *savedRepository) error {
 	data, err := json.Marshal(saved)
 	if err == nil && len(data) > maxState {
 		few := *saved // without what upstream can say again

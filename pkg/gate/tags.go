@@ -48,7 +48,7 @@ func (a tagAnswer) size() int64 {
 
 // resolveTag returns what a tag leads to: what it leads to upstream if that is accepted, or else what it led to before.
 func (r *repository) resolveTag(ctx context.Context, tag string) (tagAnswer, error) {
-	known, ok := r.decided().answers.find(r.at(tag))
+	known, ok := r.decided().answers.find(r.placeOf(tag))
 	if ok && time.Now().Before(known.until) {
 		return known, known.err
 	}
@@ -56,7 +56,7 @@ func (r *repository) resolveTag(ctx context.Context, tag string) (tagAnswer, err
 		now := r.g.policy.Load()
 		answer := r.decideTag(ctx, tag)
 		answer.until = time.Now().Add(r.g.o.Refresh)
-		now.decided.answers.keep(r.at(tag), answer, answer.size())
+		now.decided.answers.keep(r.placeOf(tag), answer, answer.size())
 		return answer, answer.err
 	})
 	return answer, err
@@ -104,7 +104,7 @@ func (r *repository) decideTagOnce(ctx context.Context, tag string) tagAnswer {
 
 // keepTag answers what a tag led to before, if that is still accepted.
 func (r *repository) keepTag(ctx context.Context, tag string, upstream digest.Digest, reason error) tagAnswer {
-	saved, err := r.g.state.find(r.where)
+	saved, err := r.g.state.findRepository(r.where)
 	if err != nil {
 		return tagAnswer{err: errors.Join(reason, &StateError{err})}
 	}
@@ -240,11 +240,11 @@ func (g *Gate) namesImage(r *repository, tag string, d digest.Digest) bool {
 // moveTag records what a tag leads to, as decided under a policy, unless it would go back. It may go back if the policy
 // revokes what it led to.
 func (r *repository) moveTag(tag string, found tagged, decidedBy *loadedPolicy) error {
-	defer r.g.state.lock(r.where)()
+	defer r.g.state.lockRepository(r.where)()
 	if r.g.policy.Load() != decidedBy {
 		return errPolicyChanged
 	}
-	saved, err := r.g.state.read(r.where)
+	saved, err := r.g.state.readRepository(r.where)
 	if err != nil {
 		return &StateError{err}
 	}
@@ -268,8 +268,8 @@ func (r *repository) moveTag(tag string, found tagged, decidedBy *loadedPolicy) 
 
 // forgetTag records that a tag is removed upstream: it is not answered from what was saved while upstream fails.
 func (r *repository) forgetTag(tag string) error {
-	defer r.g.state.lock(r.where)()
-	saved, err := r.g.state.read(r.where)
+	defer r.g.state.lockRepository(r.where)()
+	saved, err := r.g.state.readRepository(r.where)
 	if err != nil {
 		return &StateError{err}
 	}
@@ -286,7 +286,7 @@ func (r *repository) saveTag(saved *savedRepository, tag string, t savedTag, fou
 	next := &savedRepository{Repository: r.where, Name: r.name, Tags: maps.Clone(saved.Tags)}
 	next.Tags[tag] = t
 	next.Lookups = r.collectLookups(next.Tags, saved.Lookups, found)
-	if err := r.g.state.save(next); err != nil {
+	if err := r.g.state.saveRepository(next); err != nil {
 		r.g.metrics.stateErrors.Add(1)
 		r.g.o.Report(Event{Kind: EventState, Repository: r.where, Reference: tag, Err: err})
 		return &StateError{err}
@@ -300,7 +300,7 @@ func (r *repository) collectLookups(tags map[string]savedTag, saved map[string]l
 	all := map[string]lookup{}
 	collect := func(v *verdict) {
 		for _, name := range v.lookups {
-			if l, ok := r.g.lookups.find(r.at(name)); ok {
+			if l, ok := r.g.lookups.find(r.placeOf(name)); ok {
 				all[name] = l
 			} else if l, ok := saved[name]; ok {
 				all[name] = l
@@ -313,7 +313,7 @@ func (r *repository) collectLookups(tags map[string]savedTag, saved map[string]l
 	}
 	verdicts := r.decided().verdicts
 	for d := range roots {
-		if v, ok := verdicts.find(r.at(d.String())); ok {
+		if v, ok := verdicts.find(r.placeOf(d.String())); ok {
 			collect(v)
 		}
 	}
@@ -392,7 +392,7 @@ func (r *repository) listSavedTags(ctx context.Context, failure error) ([]string
 	if !errors.As(failure, &failed) {
 		return nil, failure
 	}
-	saved, err := r.g.state.find(r.where)
+	saved, err := r.g.state.findRepository(r.where)
 	if err != nil {
 		return nil, &StateError{err}
 	}

@@ -89,8 +89,8 @@ func (l lookup) size() int64 {
 	return n
 }
 
-// ask asks upstream in a limited time, and counts it. The error is an [*UpstreamError], or [errdef.ErrNotFound].
-func (c *upstreamClient) ask(ctx context.Context, kind requestKind, question func(context.Context, Repository) error) error {
+// askUpstream asks upstream in a limited time, and counts it. The error is an [*UpstreamError], or [errdef.ErrNotFound].
+func (c *upstreamClient) askUpstream(ctx context.Context, kind requestKind, question func(context.Context, Repository) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.g.o.Timeout)
 	defer cancel()
 	repository, err := c.openRepository(ctx)
@@ -148,7 +148,7 @@ func (c *upstreamClient) openRepository(ctx context.Context) (Repository, error)
 
 // resolveTag asks what a tag leads to. Of the answer only the digest counts.
 func (c *upstreamClient) resolveTag(ctx context.Context, tag string) (d digest.Digest, err error) {
-	err = c.ask(ctx, askTag, func(ctx context.Context, repository Repository) error {
+	err = c.askUpstream(ctx, askTag, func(ctx context.Context, repository Repository) error {
 		desc, err := repository.Resolve(ctx, tag)
 		if err == nil {
 			d, err = desc.Digest, desc.Digest.Validate()
@@ -173,7 +173,7 @@ func (c *upstreamClient) readManifest(ctx context.Context, d digest.Digest) (sto
 		data = c.g.cache.readSmall(d, oci.MaxManifest)
 	}
 	if data == nil {
-		err := c.ask(ctx, askManifest, func(ctx context.Context, repository Repository) (err error) {
+		err := c.askUpstream(ctx, askManifest, func(ctx context.Context, repository Repository) (err error) {
 			data, err = fetchManifest(ctx, repository, d)
 			return err
 		})
@@ -225,7 +225,7 @@ func (c *upstreamClient) lookUp(ctx context.Context, name string, fresh time.Dur
 		return known.Found, nil
 	}
 	var found []ocispec.Descriptor
-	err := c.ask(ctx, kind, func(ctx context.Context, repository Repository) (err error) {
+	err := c.askUpstream(ctx, kind, func(ctx context.Context, repository Repository) (err error) {
 		found, err = question(ctx, repository)
 		if errors.Is(err, errdef.ErrNotFound) {
 			found, err = nil, nil
@@ -254,7 +254,7 @@ func (c *upstreamClient) lookUp(ctx context.Context, name string, fresh time.Dur
 
 // findSavedLookup returns an answer that an earlier process saved.
 func (c *upstreamClient) findSavedLookup(name string) (lookup, bool) {
-	saved, err := c.g.state.find(c.where)
+	saved, err := c.g.state.findRepository(c.where)
 	if err != nil {
 		return lookup{}, false // who moves a tag is told
 	}
@@ -300,7 +300,7 @@ func (c *upstreamClient) listReferrers(ctx context.Context, subject digest.Diges
 
 // listTags lists the tags upstream.
 func (c *upstreamClient) listTags(ctx context.Context) (tags []string, err error) {
-	err = c.ask(ctx, askTags, func(ctx context.Context, repository Repository) error {
+	err = c.askUpstream(ctx, askTags, func(ctx context.Context, repository Repository) error {
 		return repository.Tags(ctx, "", func(page []string) error {
 			tags = append(tags, page...)
 			return nil
@@ -324,7 +324,7 @@ func (c *upstreamClient) openBlob(ctx context.Context, desc ocispec.Descriptor) 
 		return &countedBody{body, &c.g.metrics.upstreamBytes}, nil
 	}
 	if c.g.cache != nil {
-		body, err := c.g.cache.open(ctx, desc, fetch)
+		body, err := c.g.cache.openBlob(ctx, desc, fetch)
 		if !errors.Is(err, errNoRoom) {
 			return body, err
 		}
@@ -357,8 +357,8 @@ func (c *upstreamClient) newAttempt() *attempt {
 	return &attempt{upstreamClient: c, read: map[digest.Digest][]byte{}}
 }
 
-// note records an error of upstream, and returns it.
-func (a *attempt) note(err error) error {
+// noteFailure records an error of upstream, and returns it.
+func (a *attempt) noteFailure(err error) error {
 	var failed *UpstreamError
 	if errors.As(err, &failed) {
 		a.mu.Lock()
@@ -368,7 +368,7 @@ func (a *attempt) note(err error) error {
 	return err
 }
 
-func (a *attempt) remember(d digest.Digest, data []byte) {
+func (a *attempt) rememberContent(d digest.Digest, data []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.read[d] == nil && a.readSize+int64(len(data)) <= maxAttemptBytes {
@@ -386,14 +386,14 @@ func (a *attempt) Resolve(ctx context.Context, reference string) (ocispec.Descri
 		a.mu.Unlock()
 		var err error
 		if d, err = a.findAttachedTag(ctx, reference, a.g.o.Refresh); err != nil {
-			return ocispec.Descriptor{}, a.note(err)
+			return ocispec.Descriptor{}, a.noteFailure(err)
 		}
 	}
 	stored, err := a.readManifest(ctx, d)
 	if err != nil {
-		return ocispec.Descriptor{}, a.note(err)
+		return ocispec.Descriptor{}, a.noteFailure(err)
 	}
-	a.remember(d, stored.data)
+	a.rememberContent(d, stored.data)
 	return ocispec.Descriptor{MediaType: stored.mediaType, Digest: d, Size: int64(len(stored.data))}, nil
 }
 
@@ -414,9 +414,9 @@ func (a *attempt) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 	if oci.IsManifest(desc.MediaType) {
 		stored, err := a.readManifest(ctx, desc.Digest)
 		if err != nil {
-			return nil, a.note(err)
+			return nil, a.noteFailure(err)
 		}
-		a.remember(desc.Digest, stored.data)
+		a.rememberContent(desc.Digest, stored.data)
 		return io.NopCloser(bytes.NewReader(stored.data)), nil
 	}
 	if stored, ok := a.g.manifests.find(desc.Digest); ok && stored.mediaType == "" {
@@ -424,7 +424,7 @@ func (a *attempt) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 	}
 	body, err := a.openBlob(ctx, desc)
 	if err != nil {
-		return nil, a.note(err)
+		return nil, a.noteFailure(err)
 	}
 	noted := &notedBody{body, a}
 	if desc.Size > maxSmall {
@@ -448,7 +448,7 @@ type notedBody struct {
 func (b *notedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && err != io.EOF {
-		b.attempt.note(&UpstreamError{b.attempt.where, err})
+		b.attempt.noteFailure(&UpstreamError{b.attempt.where, err})
 	}
 	return n, err
 }
@@ -459,18 +459,18 @@ func (a *attempt) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]
 	a.names = append(a.names, referrerLookup+node.Digest.String())
 	a.mu.Unlock()
 	found, err := a.listReferrers(ctx, node.Digest, a.g.o.Refresh)
-	return slices.Clone(found), a.note(err)
+	return slices.Clone(found), a.noteFailure(err)
 }
 
-// save keeps what was read, so that the same can be verified while upstream is down.
-func (a *attempt) save() {
+// saveContent keeps what was read, so that the same can be verified while upstream is down.
+func (a *attempt) saveContent() {
 	if a.g.cache == nil {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for d, data := range a.read {
-		a.g.cache.put(d, data)
+		a.g.cache.putBlob(d, data)
 	}
 }
 
@@ -479,7 +479,7 @@ func (c *upstreamClient) subjectsOf(d digest.Digest) (subjects []digest.Digest) 
 	if subject, ok := c.g.subjects.find(place{c.where, d.String()}); ok {
 		subjects = append(subjects, subject)
 	}
-	saved, err := c.g.state.find(c.where)
+	saved, err := c.g.state.findRepository(c.where)
 	if err != nil {
 		return subjects // who moves a tag is told
 	}

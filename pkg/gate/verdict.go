@@ -72,7 +72,7 @@ type verdict struct {
 	expanded bool
 }
 
-func (v *verdict) add(d digest.Digest, role role, size int64) {
+func (v *verdict) addItem(d digest.Digest, role role, size int64) {
 	known, ok := v.items[d]
 	if !ok || known.size < 0 {
 		known.size = size
@@ -85,12 +85,12 @@ func (v *verdict) add(d digest.Digest, role role, size int64) {
 func (v *verdict) addBlobs(m *oci.Manifest, role role) {
 	for _, b := range m.Blobs() {
 		if b.Digest.Validate() == nil {
-			v.add(b.Digest, role, b.Size)
+			v.addItem(b.Digest, role, b.Size)
 		}
 	}
 }
 
-func (v *verdict) find(d digest.Digest) (item, bool) {
+func (v *verdict) findItem(d digest.Digest) (item, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	found, ok := v.items[d]
@@ -120,9 +120,9 @@ func (v *verdict) size() int64 {
 // maxVerifyTime is how long the verification of a root may take.
 const maxVerifyTime = 10 * time.Minute
 
-// decide verifies a root under a loaded policy; last is an earlier verdict under the same one, or nil. An error that is not of the root, but
+// decideOnRoot verifies a root under a loaded policy; last is an earlier verdict under the same one, or nil. An error that is not of the root, but
 // of upstream, is returned and no verdict.
-func (r *repository) decide(ctx context.Context, now *loadedPolicy, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
+func (r *repository) decideOnRoot(ctx context.Context, now *loadedPolicy, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxVerifyTime)
 	defer cancel()
 	limit := r.g.verifying
@@ -130,14 +130,14 @@ func (r *repository) decide(ctx context.Context, now *loadedPolicy, desc ocispec
 		limit = r.g.renewing
 	}
 	var v *verdict
-	err := limit.verify(ctx, r.where, func(ctx context.Context) (err error) {
+	err := limit.runVerification(ctx, r.where, func(ctx context.Context) (err error) {
 		v, err = r.decideNow(ctx, now, desc, last)
 		return err
 	})
 	return v, err
 }
 
-// decideNow is decide for whom there is a place.
+// decideNow is decideOnRoot once there is a place for it.
 func (r *repository) decideNow(ctx context.Context, now *loadedPolicy, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
 	started := time.Now()
 	r.g.metrics.verifications.Add(1)
@@ -150,7 +150,7 @@ func (r *repository) decideNow(ctx context.Context, now *loadedPolicy, desc ocis
 		if last != nil {
 			v.used.Store(last.used.Load())
 		}
-		store.save()
+		store.saveContent()
 		r.g.o.Report(Event{Kind: EventVerified, Repository: r.where, Digest: desc.Digest.String(), Name: v.name, Version: v.version, Signers: v.signers})
 		return v, nil
 	}
@@ -173,7 +173,7 @@ func (r *repository) verifyRoot(ctx context.Context, now *loadedPolicy, store *a
 		return nil, err
 	}
 	if last != nil && last.err == nil && !r.g.o.Images {
-		v := last.copy() // its locks are what they were
+		v := last.copyVerdict() // its locks are what they were
 		v.channels = channels
 		return v, nil
 	}
@@ -191,8 +191,8 @@ func (r *repository) verifyRoot(ctx context.Context, now *loadedPolicy, store *a
 	return v, nil
 }
 
-// copy returns a verdict on the same root, to be given another time.
-func (v *verdict) copy() *verdict {
+// copyVerdict returns a verdict on the same root, to be given another time.
+func (v *verdict) copyVerdict() *verdict {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return &verdict{
@@ -209,9 +209,9 @@ func newVerdict(set *bundle.Set) *verdict {
 	}
 	v.rootLayer = set.Root.Manifest.Layers[0].Digest
 	addArtifact := func(a *bundle.Artifact, role role) {
-		v.add(a.Descriptor.Digest, role, a.Descriptor.Size)
+		v.addItem(a.Descriptor.Digest, role, a.Descriptor.Size)
 		for _, b := range append([]ocispec.Descriptor{a.Manifest.Config}, a.Manifest.Layers...) {
-			v.add(b.Digest, isBlob, b.Size)
+			v.addItem(b.Digest, isBlob, b.Size)
 		}
 	}
 	addArtifact(set.Root, isRoot)
@@ -221,7 +221,7 @@ func newVerdict(set *bundle.Set) *verdict {
 		}
 		for _, locked := range b.Images.Merge(b.Cargo) {
 			d := digest.Digest(locked.Image.DigestStr())
-			v.add(d, isImage, -1)
+			v.addItem(d, isImage, -1)
 			if repository, tag := locked.CalledBy(); tag != "" {
 				v.names[transfer.UpstreamPath(repository)+":"+tag] = d
 			}
@@ -233,8 +233,8 @@ func newVerdict(set *bundle.Set) *verdict {
 // maxNesting is how deep manifests refer to each other.
 const maxNesting = 8
 
-// expand reads the manifests of the images, so that platforms and blobs are known that somebody asks for who has the manifests already.
-func (v *verdict) expand(ctx context.Context, upstream *upstreamClient) error {
+// expandImages reads the manifests of the images, so that platforms and blobs are known that somebody asks for who has the manifests already.
+func (v *verdict) expandImages(ctx context.Context, upstream *upstreamClient) error {
 	v.mu.Lock()
 	done := v.expanded
 	var images []digest.Digest
@@ -281,7 +281,7 @@ func (v *verdict) expandImage(ctx context.Context, upstream *upstreamClient, d d
 	return nil
 }
 
-// addManifestBlobs adds the blobs and manifests that an image manifest names, and returns the manifests.
+// addManifestBlobs adds what the manifest of an image names, and returns the manifests among that.
 func (v *verdict) addManifestBlobs(data []byte) (manifests []digest.Digest) {
 	m, err := oci.ParseManifest(data)
 	if err != nil {
@@ -292,7 +292,7 @@ func (v *verdict) addManifestBlobs(data []byte) (manifests []digest.Digest) {
 	v.addBlobs(m, isImageBlob)
 	for _, next := range m.Manifests {
 		if next.Digest.Validate() == nil {
-			v.add(next.Digest, isImage, next.Size)
+			v.addItem(next.Digest, isImage, next.Size)
 			manifests = append(manifests, next.Digest)
 		}
 	}

@@ -37,8 +37,8 @@ func newVerifyLimit(ofOne, ofAll int) *verifyLimit {
 // errSlow is why a verification ends that begins again when there is a place for it.
 var errSlow = errors.New("it takes long, and other verifications wait")
 
-// verify calls a function once there is a place for it, a second time if it was slow while there was none for what is slow.
-func (l *verifyLimit) verify(ctx context.Context, where string, work func(context.Context) error) error {
+// runVerification calls a function once there is a place for it, a second time if it was slow while there was none for what is slow.
+func (l *verifyLimit) runVerification(ctx context.Context, where string, work func(context.Context) error) error {
 	queue, leaveQueue := l.enterQueue(where)
 	defer leaveQueue()
 	leaveOne, err := occupy(ctx, queue)

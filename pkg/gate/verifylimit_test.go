@@ -37,7 +37,7 @@ func TestSlowRepositoriesLeavePlaces(t *testing.T) {
 			for i := range slow {
 				for range c.ofOne {
 					group.Go(func() {
-						if err := l.verify(t.Context(), fmt.Sprint("slow ", i), work(9*time.Minute)); err != nil {
+						if err := l.runVerification(t.Context(), fmt.Sprint("slow ", i), work(9*time.Minute)); err != nil {
 							t.Errorf("slow repository %d: %v", i, err)
 						}
 					})
@@ -48,7 +48,7 @@ func TestSlowRepositoriesLeavePlaces(t *testing.T) {
 			var ended atomic.Int64
 			for i := range others {
 				group.Go(func() {
-					if err := l.verify(t.Context(), fmt.Sprint("other ", i), work(time.Second)); err != nil {
+					if err := l.runVerification(t.Context(), fmt.Sprint("other ", i), work(time.Second)); err != nil {
 						t.Error(err)
 					}
 					ended.Store(max(ended.Load(), int64(time.Since(began))))
@@ -77,7 +77,7 @@ func TestVerifyOnce(t *testing.T) {
 		failed := errors.New("refused")
 		for _, length := range []time.Duration{0, 2 * verifyPatience} {
 			calls := 0
-			err := l.verify(t.Context(), "edge", func(context.Context) error {
+			err := l.runVerification(t.Context(), "edge", func(context.Context) error {
 				calls++
 				time.Sleep(length)
 				return failed
@@ -88,7 +88,7 @@ func TestVerifyOnce(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := l.verify(ctx, "edge", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }); !errors.Is(err, context.DeadlineExceeded) {
+		if err := l.runVerification(ctx, "edge", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("cancelled: %v", err)
 		}
 	})
