@@ -316,7 +316,9 @@ func Repair(ctx context.Context, name string, o RepairOptions) (*Repaired, error
 		return &Repaired{}, nil
 	}
 	if !found.IsHealable() && IsParityVolume(name) {
-		if r, err := remakeParityVolume(ctx, name, target, o); !errors.Is(err, errNoSet) && !errors.Is(err, ErrDamaged) && !errors.Is(err, fs.ErrNotExist) {
+		r, err := remakeParityVolume(ctx, name, target, o)
+		cannotBeMade := errors.Is(err, errNoSet) || errors.Is(err, ErrDamaged) && !errors.Is(err, errReadBack) || errors.Is(err, fs.ErrNotExist)
+		if !cannotBeMade {
 			return r, err
 		}
 	}

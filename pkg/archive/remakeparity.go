@@ -17,6 +17,9 @@ import (
 // parityNumbers matches the names that [ParityVolumeNames] returns, with their parts.
 var parityNumbers = regexp.MustCompile(`^(.*)\.parity-([0-9]+)-of-([0-9]+)\.tar$`)
 
+// errReadBack is the error of a volume that was made again, and is not what was written.
+var errReadBack = errors.New("check what was made again")
+
 // remakeParityVolume computes a volume of parity again, from all volumes next to it, as an export does, and reads it back. It
 // returns errNoSet if they are not there, or are others than those that it was made of.
 func remakeParityVolume(ctx context.Context, name, target string, o RepairOptions) (_ *Repaired, err error) {
@@ -66,7 +69,7 @@ func remakeParityVolume(ctx context.Context, name, target string, o RepairOption
 		return nil, err
 	}
 	if err := output.readBack(ctx, o.Progress); err != nil {
-		return nil, fmt.Errorf("check what was made again: %w", err)
+		return nil, fmt.Errorf("%w: %w", errReadBack, err)
 	}
 	if err := output.giveName(); err != nil {
 		return nil, err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"krtpkg.dev/krtpkg/pkg/archive"
@@ -14,18 +16,28 @@ import (
 // A volume of parity that is made again is read back before it gets its name: the disk may not have what was written.
 func TestRemadeParityIsReadBack(t *testing.T) {
 	t.Parallel()
+	empty := func([]byte) []byte { return nil }
+	half := func(whole []byte) []byte {
+		half := slices.Clone(whole)
+		clear(half[len(half)/2:])
+		return half
+	}
 	for name, c := range map[string]struct {
 		when   progress.Kind
 		offset int64
+		// damage is what was there before.
+		damage func(whole []byte) []byte
 	}{
-		"before its own parity is made": {progress.Began, 50_000}, "of its own parity": {progress.Copied, 205_000}, "after that": {progress.Copied, 50_000},
+		"before its own parity is made": {progress.Began, 50_000, empty}, "of its own parity": {progress.Copied, 205_000, empty}, "after that": {progress.Copied, 50_000, empty},
+		"instead of half of it": {progress.Copied, 50_000, half},
 	} {
 		names, parityNames := writeVolumes(t, t.TempDir(), 1, 200_000, 200_000)
 		want, err := os.ReadFile(parityNames[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Truncate(parityNames[0], 0); err != nil {
+		before := c.damage(want)
+		if err := os.WriteFile(parityNames[0], before, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		spoiled := false
@@ -47,10 +59,10 @@ func TestRemadeParityIsReadBack(t *testing.T) {
 		if !spoiled {
 			t.Fatalf("%s: nothing was spoiled", name)
 		}
-		if !errors.Is(err, archive.ErrDamaged) {
-			t.Errorf("%s: %v, want that it is damaged", name, err)
+		if !errors.Is(err, archive.ErrDamaged) || !strings.Contains(err.Error(), "check what was made again") {
+			t.Errorf("%s: %v, want that what was made is damaged", name, err)
 		}
-		if got, err := os.ReadFile(parityNames[0]); err != nil || len(got) != 0 {
+		if got, err := os.ReadFile(parityNames[0]); err != nil || !bytes.Equal(got, before) {
 			t.Errorf("%s: %d bytes have the name, %v", name, len(got), err)
 		}
 		if left, err := filepath.Glob(filepath.Join(filepath.Dir(names[0]), "*.partial")); err != nil || len(left) > 0 {
