@@ -81,7 +81,10 @@ func (b bomb) manifest(m ocispec.Manifest) ocispec.Descriptor {
 // bundle returns an artifact of the type whose layer has these files.
 func (b bomb) bundle(artifactType string, files ...lump) ocispec.Descriptor {
 	var layer bytes.Buffer
-	zip := gzip.NewWriter(&layer)
+	zip, err := gzip.NewWriterLevel(&layer, gzip.BestSpeed)
+	if err != nil {
+		b.t.Fatal(err)
+	}
 	w := tar.NewWriter(zip)
 	for _, f := range files {
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: 0o644, Size: f.size}); err != nil {
