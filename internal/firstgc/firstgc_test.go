@@ -19,6 +19,11 @@ func TestFirstCollectionEndsTheDelay(t *testing.T) {
 			t.Fatalf("GOGC is %d after a collection, want 100", getPercent())
 		}
 	}
+	runtime.GC()
+	var memory runtime.MemStats
+	if runtime.ReadMemStats(&memory); memory.NextGC < 2*ballastSize {
+		t.Errorf("the next collection is at %d bytes, want at least %d", memory.NextGC, 2*ballastSize)
+	}
 	t.Setenv("GOGC", "")
 	delayCollection()
 	if got := getPercent(); got != firstPercent {
