@@ -217,7 +217,7 @@ func (w *imageWalker) takeNamed(f *fieldGroup, one *namedField, at *documentPlac
 				continue
 			}
 			w.taken[one.value] = true
-			w.addFound(w.newFound(text[m.start:m.end], at, w.atMost(state), how, foundPiece{node: one.value, start: whole.start + m.start, end: whole.start + m.end}))
+			w.addFound(w.newFound(text[m.start:m.end], at, w.capState(state), how, foundPiece{node: one.value, start: whole.start + m.start, end: whole.start + m.end}))
 		}
 		if w.taken[one.value] {
 			return
@@ -234,11 +234,11 @@ func (w *imageWalker) takeNamed(f *fieldGroup, one *namedField, at *documentPlac
 		}
 	}
 	w.taken[one.value] = true
-	w.addFound(w.newFound(text, at, w.atMost(state), how, whole))
+	w.addFound(w.newFound(text, at, w.capState(state), how, whole))
 }
 
-// atMost returns what becomes of an image: a schema only speaks of them.
-func (w *imageWalker) atMost(state State) State {
+// capState returns state, or Suspect inside a schema, which only describes images.
+func (w *imageWalker) capState(state State) State {
 	if w.schema {
 		return Suspect
 	}

@@ -73,7 +73,7 @@ type foundPart struct {
 	isKept bool
 }
 
-// partRole says what of a reference a part holds.
+// partRole is the part of a reference that a field holds.
 type partRole int
 
 const (
@@ -313,7 +313,7 @@ func (p *documentPlace) parentName() string {
 // walkDocument finds all there is in a document: the definition's rules decide first.
 func (w *imageWalker) walkDocument(doc *yaml.Node) error {
 	if len(w.rules) > 0 {
-		if err := w.byRules(doc, &documentPlace{}, map[*yaml.Node]bool{}); err != nil {
+		if err := w.applyRules(doc, &documentPlace{}, map[*yaml.Node]bool{}); err != nil {
 			return err
 		}
 	}

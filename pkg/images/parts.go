@@ -20,9 +20,9 @@ type namedField struct {
 func (f *namedField) trimmedText() string { return strings.TrimSpace(f.value.Value[f.start:]) }
 
 // asPiece returns the field as a part of a reference.
-func (f *namedField) asPiece(is partRole) foundPiece {
+func (f *namedField) asPiece(role partRole) foundPiece {
 	start := f.start + strings.Index(f.value.Value[f.start:], f.trimmedText())
-	return foundPiece{node: f.value, start: start, end: start + len(f.trimmedText()), role: is}
+	return foundPiece{node: f.value, start: start, end: start + len(f.trimmedText()), role: role}
 }
 
 // fieldGroup are named values next to each other, and those around them.
@@ -80,7 +80,9 @@ func (f *fieldGroup) findField(name string) *namedField {
 
 // roleOf reads by its name which part of a reference a field holds. What comes before is common
 // to all parts of one reference.
-func roleOf(name string) (of string, is partRole, ok bool) { return roleOfLower(strings.ToLower(name)) }
+func roleOf(name string) (of string, role partRole, ok bool) {
+	return roleOfLower(strings.ToLower(name))
+}
 
 // roleEnds are what each name of a part ends in that does not begin with related_image.
 var roleEnds = indexEnds(slices.Concat(referenceWords, []string{
@@ -89,31 +91,31 @@ var roleEnds = indexEnds(slices.Concat(referenceWords, []string{
 })...)
 
 // roleOfLower is roleOf for a name in lower case.
-func roleOfLower(name string) (of string, is partRole, ok bool) {
+func roleOfLower(name string) (of string, role partRole, ok bool) {
 	if !roleEnds().isEndOf(name) && !strings.HasPrefix(name, "related_image") {
 		return "", 0, false // as nearly all
 	}
 	return readRole(name)
 }
 
-func readRole(name string) (of string, is partRole, ok bool) {
+func readRole(name string) (of string, role partRole, ok bool) {
 	rest := name
 	switch {
 	case rest == "baserepo", rest == "baserepository":
 		return "", registry, true
 	case cutSuffix(&rest, "digest", "sha256", "sha"):
-		is = digest
+		role = digest
 	case cutSuffix(&rest, "tag", "version"):
-		if is = tag; rest == "new" {
+		if role = tag; rest == "new" {
 			rest = ""
 		}
 	case cutSuffix(&rest, "repository", "repo"):
-		is = repository
+		role = repository
 	case cutSuffix(&rest, "registry", "hub", "registryurl", "registryhost", "registryserver"):
-		is = registry
+		role = registry
 		cutSuffix(&rest, "container", "docker")
 	case cutSuffix(&rest, "base", "prefix"):
-		if is = registry; rest != "" && !strings.HasSuffix(rest, "image") {
+		if role = registry; rest != "" && !strings.HasSuffix(rest, "image") {
 			return "", 0, false
 		}
 	case strings.HasPrefix(name, "related_image"):
@@ -127,7 +129,7 @@ func readRole(name string) (of string, is partRole, ok bool) {
 	}
 	cutSuffix(&rest, "image")
 	cutSuffix(&rest, "default")
-	return strings.Trim(rest, "._-"), is, true
+	return strings.Trim(rest, "._-"), role, true
 }
 
 // isOneStyle reports whether two fields are called alike but for the part that they hold:
@@ -154,13 +156,13 @@ func cutSuffix(name *string, words ...string) (ok bool) {
 }
 
 // findPart returns the field that may hold another part of the reference that a field is a part of, or nil.
-func (f *fieldGroup) findPart(of string, is partRole, except *namedField) *namedField {
+func (f *fieldGroup) findPart(of string, role partRole, except *namedField) *namedField {
 	var found *namedField
 	fields := f.listFields()
 	for i := range fields {
 		one := &fields[i]
-		prefix, role, ok := roleOf(one.name)
-		if !ok || role != is || one.value == except.value || prefix != of && prefix != "" || !canBe(is, one.trimmedText()) {
+		prefix, fieldRole, ok := roleOf(one.name)
+		if !ok || fieldRole != role || one.value == except.value || prefix != of && prefix != "" || !canBe(role, one.trimmedText()) {
 			continue
 		}
 		// The same prefix is closer, and a tag is closer than a version.
@@ -175,11 +177,11 @@ func isTagged(f *namedField) bool { return strings.HasSuffix(strings.ToLower(f.n
 
 // findOuterPart returns the nearest field around these that may hold another part, and how many mappings
 // out it is.
-func (f *fieldGroup) findOuterPart(of string, is partRole, except *namedField) (*namedField, int) {
+func (f *fieldGroup) findOuterPart(of string, role partRole, except *namedField) (*namedField, int) {
 	steps := 0
 	for outer := f.outer; outer != nil; outer = outer.outer {
 		steps++
-		if found := outer.findPart(of, is, except); found != nil {
+		if found := outer.findPart(of, role, except); found != nil {
 			return found, steps
 		}
 	}
@@ -187,11 +189,11 @@ func (f *fieldGroup) findOuterPart(of string, is partRole, except *namedField) (
 }
 
 // findHost returns the field that may say where a reference without a host comes from.
-func (f *fieldGroup) findHost(of string, is partRole, one *namedField) (host *namedField, steps int) {
+func (f *fieldGroup) findHost(of string, role partRole, one *namedField) (host *namedField, steps int) {
 	if host = f.findPart(of, registry, one); host != nil {
 		return host, 0
 	}
-	if host, steps = f.findOuterPart(of, registry, one); host == nil && is == whole {
+	if host, steps = f.findOuterPart(of, registry, one); host == nil && role == whole {
 		host, steps = f.findOuterPart(of, repository, one)
 	}
 	return host, steps
@@ -200,8 +202,8 @@ func (f *fieldGroup) findHost(of string, is partRole, one *namedField) (host *na
 var tagText = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(?:@sha256:[0-9a-f]{64})?$`)
 
 // canBe reports whether a text can be a part of a reference.
-func canBe(is partRole, text string) bool {
-	switch is {
+func canBe(role partRole, text string) bool {
+	switch role {
 	case tag:
 		return tagText.MatchString(text)
 	case digest:
@@ -241,56 +243,56 @@ func (w *imageWalker) findJoinedFields(f *fieldGroup, at *documentPlace) {
 		one := &fields[i]
 		isEntry := called && (one.name == "newName" || one.name == "name" && f.findField("newName") == nil)
 		name := names.readName(one.name)
-		of, is, ok := name.of, name.role, name.isPart
+		of, role, ok := name.of, name.role, name.isPart
 		switch {
 		case called && one.name == "name" && !isEntry:
 			w.taken[one.value] = true // what a kustomization replaces
 			continue
 		case isEntry:
-			of, is = "", repository
-		case !ok || is != repository && is != whole:
+			of, role = "", repository
+		case !ok || role != repository && role != whole:
 			continue
 		}
 		if !w.taken[one.value] && isRepository(strings.Trim(one.trimmedText(), "/")) {
-			w.joinReference(f, one, of, is, called && is != whole)
+			w.joinReference(f, one, of, role, called && role != whole)
 		}
 	}
 }
 
 // joinReference puts a reference together around the field that holds its repository. Alone, a field
 // is one only where isImage says so.
-func (w *imageWalker) joinReference(f *fieldGroup, one *namedField, of string, is partRole, isImage bool) {
+func (w *imageWalker) joinReference(f *fieldGroup, one *namedField, of string, role partRole, isImage bool) {
 	version, sum := f.findPart(of, tag, one), f.findPart(of, digest, one)
 	inner := f.findPart(of, repository, one)
-	if is == repository {
+	if role == repository {
 		inner = f.findPart(of, whole, one)
 	}
 	if inner != nil && (w.taken[inner.value] || hasHost(inner.trimmedText()) && hasHost(one.trimmedText())) {
 		inner = nil
 	}
-	host, steps := f.findHost(of, is, one)
+	host, steps := f.findHost(of, role, one)
 	if steps > 0 && hasHost(one.trimmedText()) {
 		host, steps = nil, 0
 	}
 	isBare := version == nil && sum == nil && inner == nil
-	if isBare && (host == nil && (!isImage || one.name == "name") || !isImage && is != whole) {
+	if isBare && (host == nil && (!isImage || one.name == "name") || !isImage && role != whole) {
 		return
 	}
-	isKnown := strings.Contains(one.trimmedText(), "/") && is == repository
+	isKnown := strings.Contains(one.trimmedText(), "/") && role == repository
 	if host != nil {
 		isKnown = steps == 0 && strings.HasSuffix(strings.ToLower(host.name), "registry") && !strings.HasSuffix(host.trimmedText(), "/") && !hasHost(one.trimmedText())
 	} else if hasHost(one.trimmedText()) {
 		isKnown = true
 	}
-	parts := []joinedField{{namedField: one, is: repository}}
+	parts := []joinedField{{namedField: one, role: repository}}
 	switch {
-	case inner != nil && is == repository:
-		parts = append(parts, joinedField{namedField: inner, is: repository})
+	case inner != nil && role == repository:
+		parts = append(parts, joinedField{namedField: inner, role: repository})
 	case inner != nil:
-		parts = []joinedField{{namedField: inner, is: repository}, {namedField: one, is: repository}}
+		parts = []joinedField{{namedField: inner, role: repository}, {namedField: one, role: repository}}
 	}
 	if host != nil && !hasHost(parts[0].trimmedText()) {
-		parts = slices.Insert(parts, 0, joinedField{namedField: host, steps: steps, is: registry})
+		parts = slices.Insert(parts, 0, joinedField{namedField: host, steps: steps, role: registry})
 	}
 	sure := isKnown && isRepository(one.trimmedText()) && (version == nil || !isToDo(version.trimmedText())) && isOneStyle(one, host) && isOneStyle(one, version) && isOneStyle(one, sum) && inner == nil && !f.isLoose && (version == nil || isTagged(version)) && (version != nil || sum != nil)
 	if version == nil && sum == nil {
@@ -299,10 +301,10 @@ func (w *imageWalker) joinReference(f *fieldGroup, one *namedField, of string, i
 		steps = 0
 	}
 	if version != nil {
-		parts = append(parts, joinedField{namedField: version, steps: steps, is: tag})
+		parts = append(parts, joinedField{namedField: version, steps: steps, role: tag})
 	}
 	if sum != nil {
-		parts = append(parts, joinedField{namedField: sum, is: digest})
+		parts = append(parts, joinedField{namedField: sum, role: digest})
 	}
 	image := joinParts(parts)
 	state := Suspect
@@ -317,7 +319,7 @@ func (w *imageWalker) joinReference(f *fieldGroup, one *namedField, of string, i
 type joinedField struct {
 	*namedField
 	steps  int
-	is     partRole
+	role   partRole
 	isKept bool
 }
 
@@ -328,9 +330,9 @@ func (j joinedField) rulePath() string { return strings.Repeat("../", j.steps) +
 func joinParts(parts []joinedField) (image string) {
 	for i, p := range parts {
 		switch text := p.trimmedText(); {
-		case p.is == tag:
+		case p.role == tag:
 			image += ":" + text
-		case p.is == digest:
+		case p.role == digest:
 			image += "@sha256:" + strings.TrimPrefix(text, "sha256:")
 		case i == 0:
 			image = text
@@ -343,17 +345,17 @@ func joinParts(parts []joinedField) (image string) {
 
 // addJoined adds what stands in several fields, at the place of one of them.
 func (w *imageWalker) addJoined(image string, at *documentPlace, state State, how string, parts []joinedField) *Found {
-	main := slices.IndexFunc(parts, func(p joinedField) bool { return p.steps == 0 && p.is == repository })
+	main := slices.IndexFunc(parts, func(p joinedField) bool { return p.steps == 0 && p.role == repository })
 	if how == howRule {
 		main = len(parts) - 1
-		for main > 0 && (parts[main].steps > 0 || parts[main].is != repository) {
+		for main > 0 && (parts[main].steps > 0 || parts[main].role != repository) {
 			main--
 		}
 	}
 	ordered := slices.Concat(parts[max(main, 0):], parts[:max(main, 0)])
 	var pieces []foundPiece
 	for _, p := range ordered {
-		one := p.asPiece(p.is)
+		one := p.asPiece(p.role)
 		one.order = slices.IndexFunc(parts, func(other joinedField) bool { return other.namedField == p.namedField })
 		one.isKept = p.isKept
 		pieces = append(pieces, one)
@@ -374,18 +376,18 @@ func (f *fieldGroup) isPartial(one *namedField) ([]joinedField, bool) {
 	if f == nil {
 		return nil, false
 	}
-	of, is, _ := roleOf(one.name)
+	of, role, _ := roleOf(one.name)
 	text := one.trimmedText()
 	if !hasHost(text) {
-		host, steps := f.findHost(of, is, one)
+		host, steps := f.findHost(of, role, one)
 		if host == nil {
 			host = f.findPart(of, repository, one)
 		}
 		if host != nil {
-			return []joinedField{{namedField: host, steps: steps, is: registry}, {namedField: one, is: repository}}, true
+			return []joinedField{{namedField: host, steps: steps, role: registry}, {namedField: one, role: repository}}, true
 		}
 	}
-	alone := []joinedField{{namedField: one, is: repository}}
+	alone := []joinedField{{namedField: one, role: repository}}
 	if version := f.findPart(of, tag, one); version != nil && isTagged(version) {
 		return alone, true
 	}

@@ -94,7 +94,7 @@ type compiledRule struct {
 type joinPart struct {
 	name   string
 	steps  int // mappings out
-	is     partRole
+	role   partRole
 	isKept bool
 }
 
@@ -142,8 +142,8 @@ func (r Rule) compileRule() (compiledRule, error) {
 	}
 	if s := c.strategy; s != nil {
 		set, within := 0, s.JSON
-		for _, is := range []bool{s.None != nil, s.EntireValue != nil, s.JSON != nil, s.YAML != nil} {
-			if is {
+		for _, role := range []bool{s.None != nil, s.EntireValue != nil, s.JSON != nil, s.YAML != nil} {
+			if role {
 				set++
 			}
 		}
@@ -185,7 +185,7 @@ func (c *compiledRule) compileJoin(r Rule) error {
 	}
 	paths := 0
 	for i, name := range r.Join {
-		p := joinPart{name: name, is: repository, isKept: len(r.Rewrite) > 0 && !slices.Contains(r.Rewrite, name)}
+		p := joinPart{name: name, role: repository, isKept: len(r.Rewrite) > 0 && !slices.Contains(r.Rewrite, name)}
 		for strings.HasPrefix(p.name, "../") {
 			p.name, p.steps = p.name[3:], p.steps+1
 		}
@@ -193,15 +193,15 @@ func (c *compiledRule) compileJoin(r Rule) error {
 		case "":
 			return fmt.Errorf(".join[%d]: %q names no field", i, name)
 		case ":":
-			p.name, p.is = p.name[1:], tag
+			p.name, p.role = p.name[1:], tag
 		case "@":
-			p.name, p.is = p.name[1:], digest
+			p.name, p.role = p.name[1:], digest
 		default:
-			if _, is, ok := roleOf(p.name); ok && (is == tag || is == digest) {
-				p.is = is
+			if _, role, ok := roleOf(p.name); ok && (role == tag || role == digest) {
+				p.role = role
 			}
 		}
-		if p.is == repository {
+		if p.role == repository {
 			if len(c.join) > paths {
 				return fmt.Errorf(".join[%d]: %q comes after the tag: want the fields in the order of the reference", i, name)
 			}
@@ -272,33 +272,33 @@ func onPath(way, path []any) bool {
 	return true
 }
 
-// byRules lets the definition's rules decide on each scalar of a document.
-func (w *imageWalker) byRules(node *yaml.Node, at *documentPlace, seen map[*yaml.Node]bool) error {
+// applyRules lets the definition's rules decide on each scalar of a document.
+func (w *imageWalker) applyRules(node *yaml.Node, at *documentPlace, seen map[*yaml.Node]bool) error {
 	if seen[node] {
 		return nil
 	}
 	seen[node] = true
 	switch node.Kind {
 	case yaml.AliasNode:
-		return w.byRules(node.Alias, at, seen)
+		return w.applyRules(node.Alias, at, seen)
 	case yaml.ScalarNode:
-		return w.byRule(node, at)
+		return w.applyRule(node, at)
 	case yaml.SequenceNode:
 		within := at.atIndex(0)
 		for i, item := range node.Content {
 			within.moveToIndex(i)
-			if err := w.byRules(item, within, seen); err != nil {
+			if err := w.applyRules(item, within, seen); err != nil {
 				return err
 			}
 		}
 	case yaml.MappingNode:
 		w.near = &fieldGroup{mapping: node, at: at, outer: w.near}
 		defer func(outer *fieldGroup) { w.near = outer }(w.near.outer)
-		w.byJoins(at)
+		w.applyJoinRules(at)
 		within := at.atKey("")
 		for i := 0; i+1 < len(node.Content); i += 2 {
 			within.moveToKey(resolveAlias(node.Content[i]).Value)
-			if err := w.byRules(node.Content[i+1], within, seen); err != nil {
+			if err := w.applyRules(node.Content[i+1], within, seen); err != nil {
 				return err
 			}
 		}
@@ -306,8 +306,8 @@ func (w *imageWalker) byRules(node *yaml.Node, at *documentPlace, seen map[*yaml
 	return nil
 }
 
-// byJoins lets the rules that join fields decide on those of the mapping that the walker is in.
-func (w *imageWalker) byJoins(at *documentPlace) {
+// applyJoinRules lets the rules that join fields decide on those of the mapping that the walker is in.
+func (w *imageWalker) applyJoinRules(at *documentPlace) {
 	for _, r := range w.rules {
 		parts, main := r.fieldsIn(w.near)
 		if parts == nil || slices.ContainsFunc(parts, func(p joinedField) bool { return p.steps == 0 && w.taken[p.value] }) {
@@ -346,16 +346,16 @@ func (r *compiledRule) fieldsIn(near *fieldGroup) (parts []joinedField, main joi
 		if one == nil {
 			return nil, main
 		}
-		part := joinedField{namedField: one, steps: p.steps, is: p.is, isKept: p.isKept}
-		if parts = append(parts, part); p.is == repository && p.steps == 0 || main.namedField == nil {
+		part := joinedField{namedField: one, steps: p.steps, role: p.role, isKept: p.isKept}
+		if parts = append(parts, part); p.role == repository && p.steps == 0 || main.namedField == nil {
 			main = part
 		}
 	}
 	return parts, main
 }
 
-// byRule lets the first rule that matches a scalar decide on it.
-func (w *imageWalker) byRule(node *yaml.Node, at *documentPlace) error {
+// applyRule lets the first rule that matches a scalar decide on it.
+func (w *imageWalker) applyRule(node *yaml.Node, at *documentPlace) error {
 	text := strings.TrimSpace(node.Value)
 	i := slices.IndexFunc(w.rules, func(r compiledRule) bool { return r.join == nil && r.matchesValue(text, at) })
 	if i < 0 || w.taken[node] || text == "" {
