@@ -142,8 +142,8 @@ func (r Rule) compileRule() (compiledRule, error) {
 	}
 	if s := c.strategy; s != nil {
 		set, within := 0, s.JSON
-		for _, role := range []bool{s.None != nil, s.EntireValue != nil, s.JSON != nil, s.YAML != nil} {
-			if role {
+		for _, isSet := range []bool{s.None != nil, s.EntireValue != nil, s.JSON != nil, s.YAML != nil} {
+			if isSet {
 				set++
 			}
 		}
