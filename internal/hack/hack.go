@@ -10,6 +10,7 @@ package hack
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -115,22 +116,27 @@ func FindRoot() (string, error) {
 	}
 }
 
-// ModuleDir returns where the files are of a module that the program of hack/<name> is built from.
+// ModuleDir returns where the files are of a module that the program of hack/<name> is built from. It downloads the module if it is not
+// in the module cache yet: go list has no folder for it then.
 func ModuleDir(ctx context.Context, name, module string) (string, error) {
 	root, err := FindRoot()
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
+	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", module)
 	cmd.Dir = filepath.Join(root, "hack", filepath.FromSlash(name))
 	cmd.Env = append(os.Environ(), "GOWORK=off")
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("go list -m %s: %w\n%s", module, err, said.Bytes())
+		return "", fmt.Errorf("go mod download %s: %w\n%s%s", module, err, said.Bytes(), out)
 	}
-	return strings.TrimSpace(string(out)), nil
+	var downloaded struct{ Dir string }
+	if err := json.Unmarshal(out, &downloaded); err != nil {
+		return "", fmt.Errorf("go mod download %s: %w", module, err)
+	}
+	return downloaded.Dir, nil
 }
 
 func (p *program) runBuild(ctx context.Context) error {
