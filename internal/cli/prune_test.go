@@ -111,7 +111,7 @@ func pruneSite(t *testing.T, s *site, edge *registrytest.Registry, repository st
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.refused(2, "--keep PATTERN", "prune", repository, "--yes")
+	s.refused(2, "pass --keep, --keep-versions or --cluster", "prune", repository, "--yes")
 	s.refused(2, "--yes", "prune", repository, "--keep-versions", "1")
 	s.refused(1, "stabel", "prune", repository, "--keep", "stabel", "--yes")
 	s.refused(1, "no tag matches", "prune", repository, "--keep", "9.*", "--keep-versions", "1", "--yes")

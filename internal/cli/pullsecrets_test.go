@@ -93,7 +93,7 @@ func otherRuntime(s *site, reference, other string) {
 	}
 
 	s.ok("copy", "--move-tags", other, reference)
-	said := "/site/settings is now shop, but the cluster has settings from there"
+	said := "/site/settings now holds shop, but the cluster's settings was applied from it"
 	s.refused(3, said, "plan", "--key", "cosign.pub", reference)
 	s.refused(3, said, "apply", "--yes", "--key", "cosign.pub", reference)
 	s.refused(3, "signed as shop, want settings", "plan", "--key", "cosign.pub", "--expect-name", "settings", reference)
