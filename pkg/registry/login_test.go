@@ -69,14 +69,14 @@ func TestLoginAndLogout(t *testing.T) {
 	if name, found := findLogin(t.Context(), r.Host); !found || name != podmans {
 		t.Errorf("the login is in %q", name)
 	}
-	// Another login that comes first, or stays behind, is named.
+	// Another login that takes precedence, or stays behind, is named.
 	t.Setenv("REGISTRY_AUTH_FILE", "")
 	os.Unsetenv("REGISTRY_AUTH_FILE")
 	t.Setenv("DOCKER_AUTH_CONFIG", fmt.Sprintf(`{"auths":{%q:{"auth":"bWU6eA=="}}}`, r.Host))
-	if err := client.Login(t.Context(), r.Host, r.Username, r.Password); err == nil || !strings.Contains(err.Error(), "the one of $DOCKER_AUTH_CONFIG comes first") {
+	if err := client.Login(t.Context(), r.Host, r.Username, r.Password); err == nil || !strings.Contains(err.Error(), "but $DOCKER_AUTH_CONFIG takes precedence") {
 		t.Errorf("behind another login: %v", err)
 	}
-	if err := Logout(t.Context(), r.Host+"/"); err == nil || !strings.Contains(err.Error(), "but $DOCKER_AUTH_CONFIG has one too") {
+	if err := Logout(t.Context(), r.Host+"/"); err == nil || !strings.Contains(err.Error(), "but $DOCKER_AUTH_CONFIG has one, too") {
 		t.Errorf("logout with another login: %v", err)
 	}
 	if err := Logout(t.Context(), r.Host); err == nil || !strings.Contains(err.Error(), "has no login, but $DOCKER_AUTH_CONFIG has one") {
