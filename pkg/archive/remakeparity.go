@@ -18,7 +18,7 @@ import (
 var parityNumbers = regexp.MustCompile(`^(.*)\.parity-([0-9]+)-of-([0-9]+)\.tar$`)
 
 // errReadBack is the error of a volume that was made again, and is not what was written.
-var errReadBack = errors.New("check what was made again")
+var errReadBack = errors.New("check the restored parity volume")
 
 // remakeParityVolume computes a volume of parity again, from all volumes next to it, as an export does, and reads it back. It
 // returns errNoSet if they are not there, or are others than those that it was made of.

@@ -59,7 +59,7 @@ func TestRemadeParityIsReadBack(t *testing.T) {
 		if !spoiled {
 			t.Fatalf("%s: nothing was spoiled", name)
 		}
-		if !errors.Is(err, archive.ErrDamaged) || !strings.Contains(err.Error(), "check what was made again") {
+		if !errors.Is(err, archive.ErrDamaged) || !strings.Contains(err.Error(), "check the restored parity volume") {
 			t.Errorf("%s: %v, want that what was made is damaged", name, err)
 		}
 		if got, err := os.ReadFile(parityNames[0]); err != nil || !bytes.Equal(got, before) {
