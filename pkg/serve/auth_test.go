@@ -162,8 +162,8 @@ func TestGuessing(t *testing.T) {
 	}
 }
 
-// Pages of other sites are kept out, and names that are not the loopback's.
-func TestKeepOutPages(t *testing.T) {
+// Requests of pages of other sites are refused, and names that are not the loopback's.
+func TestRefuseCrossSite(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		host    string
