@@ -242,7 +242,7 @@ func (r *repository) serveBlob(w http.ResponseWriter, request *http.Request, d d
 	}
 	body, err := r.upstream.openBlob(ctx, desc)
 	if errors.Is(err, errdef.ErrNotFound) {
-		return &serve.Error{Status: http.StatusNotFound, Code: "BLOB_UNKNOWN", Message: "blob " + d.String() + " is not there"}
+		return &serve.Error{Status: http.StatusNotFound, Code: "BLOB_UNKNOWN", Message: "blob " + d.String() + " not found"}
 	}
 	if err != nil {
 		return blobError(r.where, err)
@@ -319,7 +319,7 @@ func (r *repository) checkBlob(ctx context.Context, desc ocispec.Descriptor) err
 		return err
 	})
 	if errors.Is(err, errdef.ErrNotFound) || err == nil && !there {
-		return &serve.Error{Status: http.StatusNotFound, Code: "BLOB_UNKNOWN", Message: "blob " + desc.Digest.String() + " is not there"}
+		return &serve.Error{Status: http.StatusNotFound, Code: "BLOB_UNKNOWN", Message: "blob " + desc.Digest.String() + " not found"}
 	}
 	return err
 }
@@ -327,7 +327,7 @@ func (r *repository) checkBlob(ctx context.Context, desc ocispec.Descriptor) err
 func (r *repository) serveTags(w http.ResponseWriter, request *http.Request) error {
 	tags, err := r.listTags(request.Context())
 	if errors.Is(err, errdef.ErrNotFound) {
-		return &serve.Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: "repository " + r.where + " is not there"}
+		return &serve.Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: "repository " + r.where + " not found"}
 	}
 	if err != nil {
 		return err

@@ -103,7 +103,7 @@ func (g *Gate) serveMetrics(w http.ResponseWriter) {
 	write("krtpkg_gate_upstream_failing_since_seconds", "gauge", "Unix time since which an upstream fails; 0 while it answers.", failing...)
 	write("krtpkg_gate_verifications_total", "counter", "Roots that were verified, accepted or not.", single(m.verifications.Load()))
 	write("krtpkg_gate_tags_kept_total", "counter", "Times that a tag stayed where it was, against upstream.", single(m.kept.Load()))
-	write("krtpkg_gate_tags_moved_total", "counter", "Times that a tag led to something new.", single(m.moved.Load()))
+	write("krtpkg_gate_tags_moved_total", "counter", "Times that a tag moved to another digest.", single(m.moved.Load()))
 	write("krtpkg_gate_accepted_roots", "gauge", "Roots with a verdict that accepts them.", single(g.countAccepted()))
 	write("krtpkg_gate_memory_bytes", "gauge", "About how many bytes of memory manifests, verdicts, tags and the like take.", single(g.memorySize()))
 	write("krtpkg_gate_cache_hits_total", "counter", "Blobs answered from the cache.", single(m.cacheHits.Load()))

@@ -218,10 +218,10 @@ func (f *File) syntaxError(err error) *Error {
 	}
 	switch {
 	case strings.Contains(e.Problem, "cannot start any token") && f.tabIndents(e.Line):
-		e.Hint = "a tab indents here, YAML wants spaces"
+		e.Hint = "a tab indents here, YAML requires spaces"
 	case strings.Contains(e.Problem, "found a tab character"):
 		// The line is the first one of the scalar.
-		e.Hint = "a tab indents a line of what begins here, YAML wants spaces"
+		e.Hint = "a tab indents a line of what begins here, YAML requires spaces"
 	case strings.Contains(e.Problem, "incompatible YAML document"):
 		e.Hint = "a %YAML directive can only say 1.1"
 	}

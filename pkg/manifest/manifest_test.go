@@ -17,7 +17,7 @@ func TestParseErrorsHaveAPlace(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, data, want string }{
 		{"flow that is not closed", "a: 1\nb: [1, 2\nc: 3\n", "f.yaml:2: invalid YAML: did not find expected ',' or ']'"},
-		{"tab", "a:\n\tb: 1\n", "f.yaml:2: invalid YAML: found character that cannot start any token (a tab indents here, YAML wants spaces)"},
+		{"tab", "a:\n\tb: 1\n", "f.yaml:2: invalid YAML: found character that cannot start any token (a tab indents here, YAML requires spaces)"},
 		{"character that starts nothing", "a:\n  b: %c\n", "f.yaml:2: invalid YAML: found character that cannot start any token"},
 		{"key twice", "a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", `f.yaml:5:3: duplicate key "c", first at line 3`},
 		{"key twice of many", "a: 1\n" + manyKeys(40) + "k7: 2\n", `f.yaml:42:1: duplicate key "k7", first at line 9`},
@@ -58,10 +58,10 @@ func TestParseErrorsHaveAPlace(t *testing.T) {
 		{"YAML 1.2", "%YAML 1.2\n---\na: 1\n", "f.yaml:1: invalid YAML: found incompatible YAML document (a %YAML directive can only say 1.1)"},
 		{"YAML 1.2 of a second document", "a: 1\n...\n%YAML 1.2\n---\na: 1\n", "f.yaml:3: invalid YAML: found incompatible YAML document (a %YAML directive can only say 1.1)"},
 		{"unknown tag handle", "a: 1\nb: !e!x 1\n", "f.yaml:2: invalid YAML: found undefined tag handle"},
-		{"tab in a block", "a: 1\nb: |\n\tx\n", "f.yaml:2: invalid YAML: found a tab character where an indentation space is expected (a tab indents a line of what begins here, YAML wants spaces)"},
-		{"tab in the first line", "\ta: 1\n", "f.yaml:1: invalid YAML: found character that cannot start any token (a tab indents here, YAML wants spaces)"},
-		{"tab in a text of two lines", "a:\n  b: 1\n\tc: 1\n", "f.yaml:2: invalid YAML: found a tab character that violates indentation (a tab indents a line of what begins here, YAML wants spaces)"},
-		{"tab after CR LF", "a:\r\n  b: '1'\r\n\tc: 1\r\n", "f.yaml:3: invalid YAML: found character that cannot start any token (a tab indents here, YAML wants spaces)"},
+		{"tab in a block", "a: 1\nb: |\n\tx\n", "f.yaml:2: invalid YAML: found a tab character where an indentation space is expected (a tab indents a line of what begins here, YAML requires spaces)"},
+		{"tab in the first line", "\ta: 1\n", "f.yaml:1: invalid YAML: found character that cannot start any token (a tab indents here, YAML requires spaces)"},
+		{"tab in a text of two lines", "a:\n  b: 1\n\tc: 1\n", "f.yaml:2: invalid YAML: found a tab character that violates indentation (a tab indents a line of what begins here, YAML requires spaces)"},
+		{"tab after CR LF", "a:\r\n  b: '1'\r\n\tc: 1\r\n", "f.yaml:3: invalid YAML: found character that cannot start any token (a tab indents here, YAML requires spaces)"},
 		{"too deep flow", strings.Repeat("[", 100_000), "f.yaml:1: invalid YAML: exceeded max depth of 10000"},
 		{"too deep mappings", strings.Repeat("{a: ", 100_000), "f.yaml:1: invalid YAML: exceeded max depth of 10000"},
 		{"too deep lists", strings.Repeat("- ", 100_000), "f.yaml:1: invalid YAML: exceeded max depth of 10000"},
