@@ -25,7 +25,7 @@ type MovedTagError struct {
 }
 
 func (e *MovedTagError) Error() string {
-	return fmt.Sprintf("refuse to move tag %s of %s from %s to %s: not a newer version", e.Tag, e.Target, e.Is, e.New)
+	return fmt.Sprintf("refuse to move tag %s of %s from %s to %s: not a newer version of it", e.Tag, e.Target, e.Is, e.New)
 }
 
 // IsDowngrade reports whether the tag would go back to an older version.
