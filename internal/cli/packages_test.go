@@ -272,7 +272,7 @@ func TestKappController(t *testing.T) {
 		return d
 	}
 	if r := s.run("packages", "install", reference("1.0.0")); r.code != 2 {
-		t.Errorf("without saying whom to trust: exit code %d\n%s", r.code, r.stderr)
+		t.Errorf("without a trusted signer: exit code %d\n%s", r.code, r.stderr)
 	}
 
 	install(reference("1.0.0"), "--constraints", ">=1.0.0 <2.0.0")

@@ -42,7 +42,7 @@ type trustFlags struct {
 	allowUnsigned bool
 }
 
-// addTrustFlags adds the flags that say whom to trust, and in which bundle or runtime.
+// addTrustFlags adds the flags that say which signers to trust, and in which bundle or runtime.
 func (f *trustFlags) addTrustFlags(cmd *cobra.Command) {
 	f.addSignerFlags(cmd)
 	flags := cmd.Flags()

@@ -10,7 +10,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
-// TooYoungError reports signatures that are younger than a rule wants, or of which nothing proves when they were made.
+// TooYoungError reports signatures that are younger than a rule requires, or of which nothing proves when they were made.
 // It is [ErrRefused].
 type TooYoungError struct {
 	// What is the place or the image, Policy the name of the policy.
