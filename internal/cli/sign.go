@@ -29,7 +29,8 @@ const (
 	publicRekor  = "https://rekor.sigstore.dev"
 )
 
-func (a *app) readPassphrase(ctx context.Context, file, passwordFile string) func() ([]byte, error) {
+// readPassphrase returns what reads the passphrase of a key file. hint says what to do where nobody can be asked.
+func (a *app) readPassphrase(ctx context.Context, file, passwordFile, hint string) func() ([]byte, error) {
 	return func() ([]byte, error) {
 		if passwordFile != "" {
 			data, err := os.ReadFile(passwordFile)
@@ -38,7 +39,7 @@ func (a *app) readPassphrase(ctx context.Context, file, passwordFile string) fun
 		if text, set := os.LookupEnv(passwordVariable); set {
 			return []byte(text), nil
 		}
-		passphrase, err := a.askPassword(ctx, "Passphrase for "+file+":", "set "+passwordVariable+" or pass --password-file")
+		passphrase, err := a.askPassword(ctx, "Passphrase for "+file+":", hint)
 		if err != nil {
 			return nil, fmt.Errorf("passphrase of %s: %w", file, err)
 		}
@@ -48,7 +49,9 @@ func (a *app) readPassphrase(ctx context.Context, file, passwordFile string) fun
 
 // signFlags say who signs, and with which proofs.
 type signFlags struct {
-	key, passwordFile  string
+	key, passwordFile string
+	// passwordHint names where a passphrase can come from; empty for the environment alone.
+	passwordHint       string
 	certificate, chain string
 	keyless            bool
 	token, fulcio      string
@@ -60,6 +63,7 @@ type signFlags struct {
 }
 
 func (f *signFlags) addSignFlags(cmd *cobra.Command) {
+	f.passwordHint = "set " + passwordVariable + " or pass --password-file"
 	flags := cmd.Flags()
 	flags.StringVar(&f.key, "key", "", "private key: a file of cosign or any PEM, or a URI: hashivault://, awskms://, gcpkms://, azurekms://, pkcs11:")
 	flags.StringVar(&f.passwordFile, "password-file", "", "file that holds the passphrase of the key (default: $"+passwordVariable+", or a prompt)")
@@ -118,7 +122,7 @@ func (a *app) newSigner(ctx context.Context, f *signFlags) (*sign.Signer, error)
 	if err != nil {
 		return nil, fmt.Errorf("key: %w", err)
 	}
-	signer, err := sign.LoadSigner(pem, a.readPassphrase(ctx, f.key, f.passwordFile))
+	signer, err := sign.LoadSigner(pem, a.readPassphrase(ctx, f.key, f.passwordFile, cmp.Or(f.passwordHint, "set "+passwordVariable)))
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", f.key, err)
 	}
