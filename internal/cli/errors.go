@@ -90,7 +90,7 @@ func (s situation) otherHint(err error, e result.Error) string {
 	case e.Code == result.Unauthorized && name == "login":
 		return "check the user name and the password, or the token"
 	case e.Code == result.Incomplete && name == "inventory":
-		return "inventory lists what is there: bring the images there first with krtpkg copy"
+		return "inventory lists only existing content: copy the images first with krtpkg copy"
 	case (name == "tag" || name == "build") && errors.As(err, &renamed):
 		return "its version's tag is " + bundle.VersionTag(renamed.Version) + "; a channel is a word, such as stable"
 	case e.Code == result.Unreachable && errors.As(err, &request):
@@ -156,7 +156,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.Usage, exitUsage, "", "")
 	case errors.As(err, &unread):
 		cause := explainError(ctx, unread.error)
-		hint := cmp.Or(cause.Hint, "make the registries of these runtimes reachable")
+		hint := cmp.Or(cause.Hint, "make the places that these runtimes were applied from reachable")
 		return failure(result.Incomplete, exitIncomplete, hint, cause.Object)
 	case errors.Is(err, errChanges):
 		return failure(result.Changes, exitChanges, "", "")

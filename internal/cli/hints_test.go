@@ -112,7 +112,7 @@ func TestHintsFitTheCommand(t *testing.T) {
 		{"inspect", nil, otherName, "the certificate is valid for other names: use one of them"},
 		{"tag", nil, &bundle.TagError{Tag: "2.0.0", Name: "shop", Version: "1.0.0+b1"}, "its version's tag is 1.0.0_b1; a channel is a word, such as stable"},
 		{"copy", nil, &otherArchiveError{file: "x.tar"}, "write to another file"},
-		{"inventory", nil, &transfer.IncompleteError{Missing: []transfer.Missing{{Image: "web"}}}, "inventory lists what is there: bring the images there first with krtpkg copy"},
+		{"inventory", nil, &transfer.IncompleteError{Missing: []transfer.Missing{{Image: "web"}}}, "inventory lists only existing content: copy the images first with krtpkg copy"},
 	} {
 		cmd, _, err := NewCommand().Find(strings.Fields(c.command))
 		if err != nil {
@@ -163,4 +163,13 @@ func mustFind(t *testing.T, name string) *cobra.Command {
 		t.Fatal(err)
 	}
 	return cmd
+}
+
+// The lock of a revision can be missing in an archive or a folder too.
+func TestUnreadLocksHint(t *testing.T) {
+	t.Parallel()
+	err := &unreadLocksError{errors.New("revision 1 of edge: no place is recorded")}
+	if hint := explainError(t.Context(), err).Hint; hint != "make the places that these runtimes were applied from reachable" {
+		t.Errorf("hint %q", hint)
+	}
 }
