@@ -173,3 +173,21 @@ func TestUnreadLocksHint(t *testing.T) {
 		t.Errorf("hint %q", hint)
 	}
 }
+
+// A flag of another tool that nothing corresponds to is not needed; one that something corresponds to is replaced.
+func TestFlagsThatAreNotNeeded(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"apply --wait":         "unknown flag: --wait: not needed: apply waits until all is ready, see --wait-timeout (see krtpkg apply --help)",
+		"apply --atomic":       "unknown flag: --atomic: not needed: a failed apply is taken back with krtpkg rollback (see krtpkg apply --help)",
+		"copy --recursive":     "unknown flag: --recursive: not needed: signatures and other referrers come along",
+		"copy --all-platforms": "unknown flag: --all-platforms: not needed: all platforms are copied",
+		"apply --install":      "unknown flag: --install: not needed: apply installs and upgrades (see krtpkg apply --help)",
+		"apply --kube-context": "unknown flag: --kube-context: use --context (see krtpkg apply --help)",
+	} {
+		command, flag, _ := strings.Cut(line, " ")
+		if err := flagError(mustFind(t, command), errors.New("unknown flag: "+flag)); !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", line, err, want)
+		}
+	}
+}
