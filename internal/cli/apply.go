@@ -121,13 +121,14 @@ func (f *siteFlags) addOwnership(cmd *cobra.Command) {
 	flags.BoolVar(&f.deleteForeign, "delete-foreign", false, "also delete resources of others in namespaces and of kinds that the new version no longer has")
 }
 
-func (f *siteFlags) checkValues() error {
+// checkValues returns a usage error for values that mean nothing. downgradeHint says what accepts an older version.
+func (f *siteFlags) checkValues(downgradeHint string) error {
 	for _, name := range f.skip {
 		switch name {
 		case preflight.CheckNamespaces, preflight.CheckForeign:
 			return &usageError{fmt.Errorf("--skip-check %s: this check cannot be skipped", name)}
 		case preflight.CheckDowngrade:
-			return &usageError{fmt.Errorf("--skip-check %s: this check cannot be skipped: pass --allow-downgrade to krtpkg apply or krtpkg plan", name)}
+			return &usageError{fmt.Errorf("--skip-check %s: this check cannot be skipped: %s", name, downgradeHint)}
 		}
 		if !slices.Contains(preflight.Checks, name) {
 			return &usageError{fmt.Errorf("--skip-check %q: want %s", name, strings.Join(preflight.Checks, ", "))}
@@ -158,7 +159,7 @@ type preparedRoot struct {
 
 // requirePolicy returns the policy that a command must have; nil if it may go on unverified.
 func (a *app) requirePolicy(ctx context.Context, f *siteFlags) (*trust.Policy, error) {
-	if err := f.checkValues(); err != nil {
+	if err := f.checkValues("pass --allow-downgrade to krtpkg apply or krtpkg plan"); err != nil {
 		return nil, err
 	}
 	policy, err := a.loadTrust(ctx, &f.trust)

@@ -191,3 +191,13 @@ func TestFlagsThatAreNotNeeded(t *testing.T) {
 		}
 	}
 }
+
+// The check for older versions names the flag of the command instead.
+func TestSkippedDowngradeCheck(t *testing.T) {
+	t.Parallel()
+	o := installOptions{apply: true}
+	o.ahead.skip = []string{"downgrade"}
+	if err := o.checkValues(&app{}); err == nil || !strings.HasSuffix(err.Error(), "cannot be skipped: pass --downgradable") {
+		t.Errorf("packages install: %v", err)
+	}
+}

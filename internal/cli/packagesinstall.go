@@ -83,7 +83,7 @@ func (o *installOptions) checkValues(a *app) error {
 		return nil
 	}
 	o.cluster.Namespace = o.to.Namespace
-	return cmp.Or(o.ahead.checkValues(), o.cluster.checkValues(a))
+	return cmp.Or(o.ahead.checkValues("pass --downgradable"), o.cluster.checkValues(a))
 }
 
 func (a *app) packagesInstall(ctx context.Context, reference string, o installOptions) error {
