@@ -201,3 +201,14 @@ func TestSkippedDowngradeCheck(t *testing.T) {
 		t.Errorf("packages install: %v", err)
 	}
 }
+
+// Without a folder of the user the gate names the cause and --state, which works on each system.
+func TestNoStateFolder(t *testing.T) {
+	for _, name := range []string{"HOME", "XDG_CACHE_HOME", "LocalAppData"} {
+		t.Setenv(name, "")
+	}
+	var flags gateFlags
+	if dir, err := flags.stateDir(); err == nil || !strings.HasPrefix(err.Error(), "no state folder: pass --state: ") {
+		t.Errorf("%q, %v", dir, err)
+	}
+}

@@ -57,7 +57,7 @@ func (f *gateFlags) checkGateFlags(cmd *cobra.Command, args []string) error {
 	if len(f.upstreams) > 0 {
 		refused, needs = withoutGate, "cannot be used with --upstream"
 		if len(args) > 0 {
-			return &usageError{fmt.Errorf("%s: --upstream cannot be used with archives or folders", args[0])}
+			return &usageError{fmt.Errorf("%s: --upstream takes no arguments", args[0])}
 		}
 	}
 	for _, flag := range refused {
@@ -165,7 +165,7 @@ func (f *gateFlags) stateDir() (string, error) {
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", &usageError{fmt.Errorf("no state folder: %w: set HOME, or pass --state", err)}
+		return "", &usageError{fmt.Errorf("no state folder: pass --state: %w", err)}
 	}
 	return filepath.Join(cache, "krtpkg", "gate"), nil
 }

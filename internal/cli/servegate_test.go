@@ -152,7 +152,7 @@ func TestServeUpstream(t *testing.T) {
 	s.refused(2, "--writable cannot be used with --upstream", "serve", "--upstream", registry.Host, "--writable")
 	s.refused(2, "--allow-unsigned cannot be used with --upstream", "serve", "--upstream", registry.Host, "--allow-unsigned")
 	s.refused(2, "--cache requires --upstream", "serve", "--cache", "blobs", "oci:dist")
-	s.refused(2, "--upstream cannot be used with archives or folders", "serve", "--upstream", registry.Host, "oci:dist")
+	s.refused(2, "--upstream takes no arguments", "serve", "--upstream", registry.Host, "oci:dist")
 	s.refused(2, "want [NAME=]REGISTRY[/PREFIX]", "serve", "--key", "cosign.pub", "--upstream", "https://registry.example")
 	s.refused(2, "want [NAME=]REGISTRY[/PREFIX]", "serve", "--key", "cosign.pub", "--upstream", "krt/edge")
 	s.refused(2, "want text or json", "serve", "--key", "cosign.pub", "--upstream", registry.Host, "--log-format", "xml")
