@@ -294,7 +294,7 @@ func (f *exportFlags) checkValues(file string) (limit int64, err error) {
 	case err != nil || size == 0 || size > 1<<62:
 		return 0, &usageError{fmt.Errorf("--volume-size %q: want a size such as 4GB or 700MiB", f.volumeSize)}
 	case file == "-" || f.zstd:
-		return 0, &usageError{fmt.Errorf("--volume-size cannot be used with - (standard output) or --zstd: sizes must be known in advance")}
+		return 0, &usageError{fmt.Errorf("--volume-size cannot be used with - (standard output), --zstd or a file named *.zst: sizes must be known in advance")}
 	}
 	return int64(size), nil
 }

@@ -49,7 +49,7 @@ func (f *parityFlags) parsePercent(isStream, isSplit bool) (err error) {
 	case f.parity == "":
 		return nil
 	case isStream:
-		return &usageError{errors.New("--parity cannot be used with - (standard output) or --zstd: parity is computed from the finished file")}
+		return &usageError{errors.New("--parity cannot be used with - (standard output), --zstd or a file named *.zst: parity is computed from the finished file")}
 	}
 	if f.percent, err = strconv.Atoi(strings.TrimSuffix(f.parity, "%")); err != nil || f.percent < 1 || f.percent > 100 {
 		return &usageError{fmt.Errorf("--parity %q: want a percentage from 1%% to 100%%", f.parity)}
