@@ -12,10 +12,8 @@ import (
 
 // An encrypted key without a passphrase gets a hint to what the command takes.
 func TestPassphraseHint(t *testing.T) {
-	if text, isSet := os.LookupEnv(passwordVariable); isSet {
-		os.Unsetenv(passwordVariable)
-		t.Cleanup(func() { os.Setenv(passwordVariable, text) })
-	}
+	t.Setenv(passwordVariable, "")
+	os.Unsetenv(passwordVariable)
 	private, _, err := sign.GenerateKeyPair([]byte("secret"))
 	if err != nil {
 		t.Fatal(err)
