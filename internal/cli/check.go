@@ -99,7 +99,7 @@ The exit code is 3 if something is damaged, 4 if something is missing.`,
 		Example: `  krtpkg check edge-1.0.0.tar
   krtpkg check edge.*-of-4.tar
   krtpkg check --repair edge-1.0.0.tar
-  krtpkg check --repair-to healed edge.1-of-4.tar
+  krtpkg check --repair-to repaired edge.1-of-4.tar
   krtpkg check site.example/krt/edge:1.0.0`,
 		GroupID: groupCarry,
 		Args:    cobra.MinimumNArgs(1),
@@ -193,7 +193,7 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 	return checked, nil
 }
 
-// findSetStates adds to volumes what the volumes of parity next to them restore, looking once for those of an archive. What
+// findSetStates adds to volumes what the parity volumes next to them restore, looking once for those of an archive. What
 // cannot be found out is left out: the volumes are intact all the same.
 func (a *app) findSetStates(ctx context.Context, places []checkedPlace) error {
 	states := map[string]*archive.SetState{}
@@ -209,12 +209,12 @@ func (a *app) findSetStates(ctx context.Context, places []checkedPlace) error {
 				return ctx.Err()
 			}
 			if err != nil {
-				a.ui.Note("warning: look for volumes of parity of %s: %v", v.file, err)
+				a.ui.Note("warning: look for parity volumes of %s: %v", v.file, err)
 			}
 			states[siblings[0]] = state
 		}
 		if state == nil || slices.Contains(state.Absent, slices.Index(siblings, v.file)+1) {
-			continue // it is here, so the volumes of parity are those of another export
+			continue // it is here, so the parity volumes are those of another export
 		}
 		places[i].ParityVolumes, places[i].LostVolumes, places[i].LackingFiles = state.Parity, state.Absent, state.Lacking
 	}
@@ -276,9 +276,9 @@ func (v checkedPlace) partFacts() (facts []string) {
 	return facts
 }
 
-// parityFact returns what volumes of parity restore.
+// parityFact returns what parity volumes restore.
 func (v checkedPlace) parityFact() string {
-	here := countNoun(v.ParityVolumes, "volume") + " of parity here: "
+	here := countNoun(v.ParityVolumes, "parity volume") + " here: "
 	lost := archive.FormatVolumes(v.LostVolumes)
 	switch {
 	case len(v.LostVolumes) == 0:

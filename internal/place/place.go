@@ -227,13 +227,13 @@ func (p Place) Open(ctx context.Context, client *registry.Client) (Store, error)
 }
 
 // Single returns the one reference among arguments. The volumes of one archive are one, as a shell
-// expands edge.* to them; any of them may have the tag or digest. Volumes of parity are found next to them.
+// expands edge.* to them; any of them may have the tag or digest. Parity volumes are found next to them.
 func Single(args []string) (string, error) {
 	if len(args) > 1 {
 		args = slices.DeleteFunc(slices.Clone(args), archive.IsParityVolume)
 	}
 	if len(args) == 0 {
-		return "", errors.New("only volumes of parity: want a volume of the archive")
+		return "", errors.New("only parity volumes: want a volume of the archive")
 	}
 	if len(args) == 1 {
 		return args[0], nil

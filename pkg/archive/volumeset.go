@@ -30,7 +30,7 @@ type volumeSet struct {
 }
 
 // errNoSet is the error of volumes without parity next to them.
-var errNoSet = errors.New("no volume of parity next to it")
+var errNoSet = errors.New("no parity volume next to it")
 
 // openVolumeSet opens the volumes next to one, with their parity.
 func openVolumeSet(ctx context.Context, name string) (_ *volumeSet, err error) {

@@ -324,9 +324,9 @@ type Checked struct {
 	// Volume is the number of a volume, of Volumes.
 	Volume  int `json:"volume,omitempty"`
 	Volumes int `json:"volumes,omitempty"`
-	// ParityVolumes are how many volumes of parity are next to it: as many of its volumes can be restored.
+	// ParityVolumes are how many parity volumes are next to it: as many of its volumes can be restored.
 	ParityVolumes int `json:"parityVolumes,omitempty"`
-	// LostVolumes are those that are not next to it, where there are volumes of parity, and LackingFiles how many more files are
+	// LostVolumes are those that are not next to it, where there are parity volumes, and LackingFiles how many more files are
 	// needed to restore them; 0 if they can be restored.
 	LostVolumes  []int `json:"lostVolumes,omitempty"`
 	LackingFiles int   `json:"lackingFiles,omitempty"`
