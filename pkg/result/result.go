@@ -60,7 +60,7 @@ const (
 	Unverified       Code = "unverified"   // no signature by a trusted signer
 	Refused          Code = "refused"      // the trust policy refuses it
 	StaleChannel     Code = "staleChannel" // the newest promotion of a channel has expired or is too old
-	TooYoung         Code = "tooYoung"     // signatures are younger than the trust policy wants, or without a proof of their time
+	TooYoung         Code = "tooYoung"     // signatures are younger than the trust policy requires, or without a proof of their time
 	RenamedTag       Code = "renamedTag"   // the tag names another version than was signed
 	OtherName        Code = "otherName"    // the repository held another runtime before
 	Altered          Code = "altered"      // a runtime has other manifests for a controller than its bundles
