@@ -48,7 +48,7 @@ func (a *app) pruneCommand() *cobra.Command {
 they need there: images, signatures and other referrers, and their tags.
 
 These stay, with everything that they name and everything attached to any of it:
-  --keep PATTERN      versions with a matching tag or digest, as in stable or 1.*
+  --keep PATTERN      versions and other tags that match the pattern, as in stable or 1.*, or a digest
   --keep-versions N   the newest N versions of each name
   --cluster           what the revisions recorded on the cluster may roll back to; --contexts names several
   channels            tags that are not a version, unless you pass --delete-channels
@@ -73,7 +73,7 @@ space at once, a registry at its next garbage collection. Copy nothing to the sa
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.runPrune(cmd.Context(), args[0], &o) },
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&o.keep, "keep", nil, "keep versions with a tag or digest that matches this pattern, such as stable or 1.*")
+	flags.StringSliceVar(&o.keep, "keep", nil, "keep versions and other tags that match this pattern, such as stable or 1.*, or a digest")
 	flags.IntVar(&o.keepVersions, "keep-versions", 0, "keep this many versions of each name, the newest")
 	flags.BoolVar(&o.onCluster, "cluster", false, "keep what the revisions recorded on the cluster may roll back to")
 	flags.StringSliceVar(&o.contexts, "contexts", nil, "like --cluster, for the clusters of these kubeconfig contexts")
@@ -98,7 +98,7 @@ func (o *pruneOptions) checkPruneFlags(a *app, at place.Place) error {
 	case len(o.keep) == 0 && o.keepVersions == 0 && !o.reachesClusters():
 		return &usageError{errors.New("nothing to keep: pass --keep, --keep-versions or --cluster")}
 	case !o.onCluster && (o.cluster.Context != "" || !o.reachesClusters() && (o.cluster.Kubeconfig != "" || o.cluster.Namespace != "" || o.allowNoRevisions)):
-		return &usageError{errors.New("--context, --kubeconfig, --namespace and --allow-no-revisions require --cluster")}
+		return &usageError{errors.New("--context requires --cluster; --kubeconfig, --namespace and --allow-no-revisions require --cluster or --contexts")}
 	case o.keepVersions < 0:
 		return &usageError{fmt.Errorf("--keep-versions %d: want 1 or more", o.keepVersions)}
 	case o.concurrency < 1 || o.concurrency > 64:

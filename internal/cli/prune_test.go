@@ -115,8 +115,8 @@ func pruneSite(t *testing.T, s *site, edge *registrytest.Registry, repository st
 	s.refused(2, "--yes", "prune", repository, "--keep-versions", "1")
 	s.refused(1, "stabel", "prune", repository, "--keep", "stabel", "--yes")
 	s.refused(1, "no tag matches", "prune", repository, "--keep", "9.*", "--keep-versions", "1", "--yes")
-	s.refused(2, "require --cluster", "prune", repository, "--keep-versions", "1", "--context", "edge", "--yes")
-	s.refused(2, "require --cluster", "prune", repository, "--keep-versions", "1", "-n", "edge", "--yes")
+	s.refused(2, "--context requires --cluster", "prune", repository, "--keep-versions", "1", "--context", "edge", "--yes")
+	s.refused(2, "require --cluster or --contexts", "prune", repository, "--keep-versions", "1", "-n", "edge", "--yes")
 	s.refused(1, "--allow-no-revisions", "prune", repository, "--keep-versions", "1", "--cluster", "-n", "elsewhere", "--yes")
 	var plan results.Prune
 	dry := s.ok("prune", repository, "--keep-versions", "1", "--cluster", "--dry-run", "-o", "json")
