@@ -40,7 +40,7 @@ too, by the digests that the nodes report) with the locks of what krtpkg applied
 
   notLocked    no lock has it: it is hard-coded in an operator, or somebody else created the pod
   otherDigest  the lock has another digest for the name
-  elsewhere    the name is not from any registry that was applied from; --allow-registry adds others
+  elsewhere    the name is not in any registry that a runtime was applied from; --allow-registry adds others
 
 For each it names the owner of the pods, up to the operator's resource, and what to put into which definition
 so that the next build locks it. With --from-cluster, nothing needs to be applied: it lists what a runtime for
