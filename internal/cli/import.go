@@ -193,7 +193,7 @@ func (a *app) findVolumes(ctx context.Context, archives []string) ([]string, err
 	if slices.ContainsFunc(archives, func(name string) bool { return name == "-" || strings.HasSuffix(name, ".zst") }) {
 		return archives, nil
 	}
-	if len(archives) > 1 { // volumes of parity are found next to the others
+	if len(archives) > 1 { // parity volumes are found next to the others
 		if others := slices.DeleteFunc(slices.Clone(archives), archive.IsParityVolume); len(others) > 0 {
 			archives = others
 		}

@@ -57,7 +57,7 @@ func (f *parityFlags) parsePercent(isStream, isSplit bool) (err error) {
 	return nil
 }
 
-// writeParityVolumes writes the volumes of parity, or only plans them.
+// writeParityVolumes writes the parity volumes, or only plans them.
 func (a *app) writeParityVolumes(ctx context.Context, file string, names []string, volumes []archive.Contents, f exportFlags, report progress.Func) (files []result.File, err error) {
 	parityNames := archive.ParityVolumeNames(file, f.parity.volumes)
 	if f.dryRun {
@@ -78,7 +78,7 @@ func (a *app) writeParityVolumes(ctx context.Context, file string, names []strin
 	return files, err
 }
 
-// refuseOtherParity returns an error if there is something else where volumes of parity are to be written.
+// refuseOtherParity returns an error if there is something else where parity volumes are to be written.
 func refuseOtherParity(ctx context.Context, file string, n int) error {
 	for _, name := range archive.ParityVolumeNames(file, n) {
 		if info, err := os.Lstat(name); err == nil && info.Size() > 0 && !archive.HoldsParity(ctx, name) {
