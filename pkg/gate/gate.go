@@ -155,7 +155,7 @@ func New(ctx context.Context, o Options) (*Gate, error) {
 		return nil, errors.New("Options.LoadPolicy is nil: want a function that loads the trust policy")
 	}
 	g := &Gate{
-		o: o, verifying: newVerifyLimit(2, 3), renewing: newVerifyLimit(1, 2), health: make([]health, len(o.Upstreams)),
+		o: o, verifying: newRootLimit(), renewing: newRenewalLimit(), health: make([]health, len(o.Upstreams)),
 		manifests: manifestMemory{newMemory[digest.Digest, storedManifest](o.MemoryBytes / 4)}, lookups: newMemory[place, lookup](o.MemoryBytes / 16),
 		subjects: newMemory[place, digest.Digest](o.MemoryBytes / 32), repositories: newMemory[string, *repository](o.MemoryBytes / 32),
 	}

@@ -117,14 +117,9 @@ func (v *verdict) size() int64 {
 	return n
 }
 
-// maxVerifyTime is how long the verification of a root may take.
-const maxVerifyTime = 10 * time.Minute
-
 // decideOnRoot verifies a root under a loaded policy; last is an earlier verdict under the same one, or nil. An error that is not of the root, but
 // of upstream, is returned and no verdict.
 func (r *repository) decideOnRoot(ctx context.Context, now *loadedPolicy, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
-	ctx, cancel := context.WithTimeout(ctx, maxVerifyTime)
-	defer cancel()
 	limit := r.g.verifying
 	if last != nil && last.err == nil {
 		limit = r.g.renewing
