@@ -91,25 +91,27 @@ func (l lookup) size() int64 {
 
 // askUpstream asks upstream in a limited time, and counts it. The error is an [*UpstreamError], or [errdef.ErrNotFound].
 func (c *upstreamClient) askUpstream(ctx context.Context, kind requestKind, question func(context.Context, Repository) error) error {
-	ctx, cancel := context.WithTimeout(ctx, c.g.o.Timeout)
+	limited, cancel := context.WithTimeout(ctx, c.g.o.Timeout)
 	defer cancel()
-	repository, err := c.openRepository(ctx)
+	repository, err := c.openRepository(limited)
 	if err == nil {
 		c.g.metrics.upstream[kind].Add(1)
-		err = question(ctx, repository)
+		err = question(limited, repository)
 	}
-	if ctx.Err() != nil && err != nil {
+	if limited.Err() != nil && err != nil {
 		err = fmt.Errorf("no answer within %s: %w", c.g.o.Timeout, err)
 	}
-	return c.noteAnswer(err)
+	return c.noteAnswer(ctx, err)
 }
 
-// noteAnswer records whether upstream answered.
-func (c *upstreamClient) noteAnswer(err error) error {
+// noteAnswer records whether upstream answered, unless the context of who asked has ended.
+func (c *upstreamClient) noteAnswer(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 	case errors.Is(err, errdef.ErrNotFound) || isNameUnknown(err):
 		err = fmt.Errorf("%s: %w", c.where, errdef.ErrNotFound)
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: %w", c.where, ctx.Err())
 	case errors.Is(err, context.Canceled):
 		return err // who asked went away
 	default:
@@ -315,10 +317,10 @@ func (c *upstreamClient) openBlob(ctx context.Context, desc ocispec.Descriptor) 
 		c.g.metrics.upstream[askBlob].Add(1)
 		repository, err := c.openRepository(ctx)
 		if err != nil {
-			return nil, c.noteAnswer(err)
+			return nil, c.noteAnswer(ctx, err)
 		}
 		body, err := repository.Fetch(ctx, desc)
-		if err = c.noteAnswer(err); err != nil {
+		if err = c.noteAnswer(ctx, err); err != nil {
 			return nil, err
 		}
 		return &countedBody{body, &c.g.metrics.upstreamBytes}, nil
