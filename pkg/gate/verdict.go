@@ -129,13 +129,15 @@ func (r *repository) decideOnRoot(ctx context.Context, now *loadedPolicy, desc o
 		v, err = r.decideNow(ctx, now, desc, last)
 		return err
 	})
+	if err == nil {
+		r.g.metrics.verifications.Add(1)
+	}
 	return v, err
 }
 
 // decideNow is decideOnRoot once there is a place for it.
 func (r *repository) decideNow(ctx context.Context, now *loadedPolicy, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
 	started := time.Now()
-	r.g.metrics.verifications.Add(1)
 	store := r.upstream.newAttempt()
 	v, err := r.verifyRoot(ctx, now, store, desc, last)
 	if err == nil {
@@ -153,7 +155,7 @@ func (r *repository) decideNow(ctx context.Context, now *loadedPolicy, desc ocis
 		return nil, store.failure
 	}
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("verify %s: %w", desc.Digest, ctx.Err())
+		return nil, &UpstreamError{r.where, fmt.Errorf("verify %s: %w", desc.Digest, ctx.Err())}
 	}
 	return &verdict{repository: r, root: desc.Digest, err: &decidedError{err}, until: now.nextChange(started, started.Add(r.g.o.Refresh))}, nil
 }
