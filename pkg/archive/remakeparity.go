@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -61,6 +62,7 @@ func remakeParityVolume(ctx context.Context, name, target string, o RepairOption
 	for j := range writers {
 		writers[j] = dropWriter{}
 	}
+	output.written = sha256.New()
 	writers[info.Number-1] = output
 	if err := parity.WriteSet(ctx, info.set(), files, writers, nil); err != nil {
 		return nil, fmt.Errorf("restore %s: %w", name, err)

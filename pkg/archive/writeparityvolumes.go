@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/rogpeppe/go-internal/lockedfile"
 
@@ -106,7 +107,7 @@ type parityOutput struct {
 	name   string
 	layout fileLayout
 	file   *lockedfile.File
-	// written is the digest of the parity of the volumes as it was written, in order.
+	// written is the digest of the parity of the volumes as it was written, in order; nil for what is not read back.
 	written hash.Hash
 	// isClosed is set once the file was closed, isFinished once it has its name.
 	isClosed, isFinished bool
@@ -121,12 +122,9 @@ func createParityVolume(name string, info setInfo, percent int) (*parityOutput, 
 	if err != nil {
 		return nil, err
 	}
-	o := &parityOutput{name: name, layout: layout, file: file, written: sha256.New()}
-	err = file.Truncate(0)
-	for _, e := range layout.entries {
-		if err == nil {
-			_, err = file.WriteAt(append(e.header, e.data...), e.offset)
-		}
+	o := &parityOutput{name: name, layout: layout, file: file}
+	if err = file.Truncate(0); err == nil {
+		_, err = file.WriteAt(o.encodeFront(), 0)
 	}
 	if err != nil {
 		return nil, errors.Join(err, o.Close())
@@ -154,9 +152,24 @@ func (o *parityOutput) closeFile() error {
 // setEntry is the entry with the parity of the volumes.
 func (o *parityOutput) setEntry() archiveEntry { return o.layout.entries[len(o.layout.entries)-1] }
 
+// encodeFront returns what is in front of the parity of the volumes.
+func (o *parityOutput) encodeFront() []byte {
+	var front []byte
+	for _, e := range o.layout.entries {
+		front = append(front, e.header...)
+		if e.data != nil {
+			front = append(front, e.data...)
+			front = append(front, e.paddingBytes()...)
+		}
+	}
+	return front
+}
+
 // WriteAt writes to the entry with the parity of the volumes, in order.
 func (o *parityOutput) WriteAt(p []byte, offset int64) (int, error) {
-	o.written.Write(p)
+	if o.written != nil {
+		o.written.Write(p)
+	}
 	return o.file.WriteAt(p, o.setEntry().contentOffset()+offset)
 }
 
@@ -175,16 +188,11 @@ func (o *parityOutput) writeOwnParity(ctx context.Context, report progress.Func)
 	return nil
 }
 
-// readBack checks every byte of the file, which has no name yet. Its own parity was made of what the disk had then, so the
-// parity of the volumes is held against what was written.
+// readBack checks every byte of the file, which has no name yet. Its own parity was made of what the disk had then, so
+// everything else is held against what was written.
 func (o *parityOutput) readBack(ctx context.Context, report progress.Func) error {
-	entry, read := o.setEntry(), sha256.New()
-	content := contextReader{ctx, io.NewSectionReader(o.file, entry.contentOffset(), entry.contentSize())}
-	if _, err := io.CopyBuffer(struct{ io.Writer }{read}, content, make([]byte, 1<<20)); err != nil {
+	if err := o.compareWritten(ctx); err != nil {
 		return err
-	}
-	if !bytes.Equal(read.Sum(nil), o.written.Sum(nil)) {
-		return fmt.Errorf("%s differs from what was written: %w", parityVolume, ErrDamaged)
 	}
 	if runtime.GOOS == "windows" { // where a locked file cannot be read by another name of it
 		if err := o.closeFile(); err != nil {
@@ -193,6 +201,30 @@ func (o *parityOutput) readBack(ctx context.Context, report progress.Func) error
 	}
 	_, err := CheckParityVolume(ctx, o.name+partial, report)
 	return err
+}
+
+// compareWritten compares everything but the file's own parity with what was written.
+func (o *parityOutput) compareWritten(ctx context.Context) error {
+	entry, read := o.setEntry(), sha256.New()
+	end := entry.contentOffset() + entry.contentSize()
+	for _, part := range []struct {
+		offset int64
+		want   []byte
+	}{{0, o.encodeFront()}, {end, slices.Concat(entry.paddingBytes(), o.layout.parityHeader)}, {o.layout.geometry.End(), trailer}} {
+		if same, err := hasAt(o.file, part.offset, part.want); err != nil {
+			return err
+		} else if !same {
+			return fmt.Errorf("bytes %d to %d differ from what was written: %w", part.offset, part.offset+int64(len(part.want)), ErrDamaged)
+		}
+	}
+	content := contextReader{ctx, io.NewSectionReader(o.file, entry.contentOffset(), entry.contentSize())}
+	if _, err := io.CopyBuffer(struct{ io.Writer }{read}, content, make([]byte, 1<<20)); err != nil {
+		return err
+	}
+	if !bytes.Equal(read.Sum(nil), o.written.Sum(nil)) {
+		return fmt.Errorf("%s differs from what was written: %w", parityVolume, ErrDamaged)
+	}
+	return nil
 }
 
 func (o *parityOutput) giveName() error {

@@ -1,3 +1,7 @@
+//go:build unix
+
+// The disk is played by writes to a locked file, which Windows refuses.
+
 package archive_test
 
 import (
@@ -16,6 +20,7 @@ import (
 // A volume of parity that is made again is read back before it gets its name: the disk may not have what was written.
 func TestRemadeParityIsReadBack(t *testing.T) {
 	t.Parallel()
+	const ownParity = -1 // where the header is differs with its size
 	empty := func([]byte) []byte { return nil }
 	half := func(whole []byte) []byte {
 		half := slices.Clone(whole)
@@ -30,11 +35,17 @@ func TestRemadeParityIsReadBack(t *testing.T) {
 	}{
 		"before its own parity is made": {progress.Began, 50_000, empty}, "of its own parity": {progress.Copied, 205_000, empty}, "after that": {progress.Copied, 50_000, empty},
 		"instead of half of it": {progress.Copied, 50_000, half},
+		"the first header":      {progress.Began, 0, empty}, "the geometry": {progress.Began, 1_100, empty}, "the header of the set": {progress.Began, 2_560, empty},
+		"the set": {progress.Began, 3_080, empty}, "the padding of the set": {progress.Began, 3_570, empty}, "the header of the parity": {progress.Began, 3_584, empty},
+		"the header of its own parity": {progress.Began, ownParity, empty}, "the geometry at the end": {progress.Copied, 246_000, empty},
 	} {
 		names, parityNames := writeVolumes(t, t.TempDir(), 1, 200_000, 200_000)
 		want, err := os.ReadFile(parityNames[0])
 		if err != nil {
 			t.Fatal(err)
+		}
+		if c.offset == ownParity {
+			c.offset = int64(bytes.Index(want, []byte("krtpkg-parity/blocks")))
 		}
 		before := c.damage(want)
 		if err := os.WriteFile(parityNames[0], before, 0o644); err != nil {
