@@ -139,6 +139,22 @@ func TestWaitingTakesNoVerifyTime(t *testing.T) {
 		if err := l.runVerification(t.Context(), "endless", workFor(time.Hour)); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != maxVerifyTime {
 			t.Errorf("after %s: %v", time.Since(began), err)
 		}
+		began = time.Now()
+		for i := range 3 { // one is ended after a minute, and runs again
+			group.Go(func() {
+				if err := l.runVerification(t.Context(), fmt.Sprint(i), workFor(24*time.Hour)); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("endless verification %d: %v", i, err)
+				}
+			})
+		}
+		time.Sleep(time.Minute)
+		if err := l.runVerification(t.Context(), "quick", workFor(time.Second)); err != nil {
+			t.Error(err)
+		}
+		group.Wait()
+		if took, want := time.Since(began), time.Minute+time.Second+maxVerifyTime; took != want {
+			t.Errorf("endless verifications ended after %s, want %s", took, want)
+		}
 		checkNoneLeft(t, l, 3)
 	})
 }
@@ -217,6 +233,29 @@ func TestGiveUpWaiting(t *testing.T) {
 		}
 		group.Wait()
 		checkNoneLeft(t, l, 3)
+	})
+}
+
+// A place that is given to somebody who gives up at the same time is not lost.
+func TestGiveUpInTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newVerifyLimit(1, 3)
+		l.free = 0
+		ctx, giveUp := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		group.Go(func() {
+			if err := l.takePlace(ctx, &waiter{turn: make(chan struct{})}); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		l.mu.Lock()
+		giveUp()
+		l.passPlace()
+		l.mu.Unlock()
+		group.Wait()
+		checkNoneLeft(t, l, 1)
 	})
 }
 
