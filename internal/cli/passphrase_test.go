@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -33,7 +35,7 @@ func TestPassphraseHint(t *testing.T) {
 		}
 	}
 	var flags signFlags
-	flags.addSignFlags(mustFind(t, "version"))
+	flags.addSignFlags(&cobra.Command{})
 	flags.key = key
 	if _, err := a.newSigner(t.Context(), &flags); err == nil || !strings.HasSuffix(err.Error(), ": set "+passwordVariable+" or pass --password-file") {
 		t.Errorf("the key of a signature: %v", err)
