@@ -205,8 +205,8 @@ difference and from what the target has, and checked against its digest. If a de
 reported and the whole layer is copied.
 
 To resume an interrupted copy, run it again; it continues even within a blob. To repair a registry that
-lost content, copy with --check: every item is checked and sent again if missing. A tag of the target moves
-only to a newer version, unless you pass --allow-downgrade or --move-tags.
+lost content, copy with --check: it asks the target for every item, or sends it without asking if it is small.
+A tag of the target moves only to a newer version, unless you pass --allow-downgrade or --move-tags.
 
 With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md).`,
 		Example: `  krtpkg copy registry.example/krt/edge:1.0.0 site.example/krt/edge:1.0.0

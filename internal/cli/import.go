@@ -38,9 +38,9 @@ named one are imported with it, and the last one sets the tags. Until then the e
 An archive with parity is read once before anything is written, and damage is repaired while it is read. If
 the damage is more than parity can repair, nothing is written.
 
-To resume an interrupted import, or to repair a registry that lost content, run it again: every
-item is checked and sent again if missing. A tag of the target moves only to a newer version,
-unless you pass --allow-downgrade or --move-tags.`,
+To resume an interrupted import, or to repair a registry that lost content, run it again: it asks
+the target for every item, or sends it without asking if it is small. A tag of the target moves only
+to a newer version, unless you pass --allow-downgrade or --move-tags.`,
 		Example: `  krtpkg import edge-1.0.0.tar site.example/krt/edge
   krtpkg import --key cosign.pub edge.1-of-2.tar edge.2-of-2.tar site.example/krt/edge
   krtpkg export registry.example/krt/edge:1.0.0 - | krtpkg import - site.example/krt/edge`,
