@@ -33,7 +33,8 @@ since the apply, by kapp's diff), and newer versions in its registry. --watch pr
 every change until all bundles are healthy.
 
 --all-namespaces requires permission to list ConfigMaps in all namespaces, and to read in each that has a runtime. A
-namespace that cannot be read is an error, after the others have been printed. --watch notes it once and watches the others.
+namespace that cannot be read is an error, after the others have been printed. --watch notes it once and polls it again; it
+does not wait for namespaces that you may not read.
 
 --html also writes a web page: the layers as a picture coloured by health and drift, and the revisions.
 --receipts adds the receipts of sites.`,
@@ -118,7 +119,7 @@ type statusWatch struct {
 }
 
 // showStatus prints the status if it differs from what was printed last, and reports whether nothing is left to wait for.
-// A namespace that cannot be read is noted while the others are watched, and is an error at the end.
+// A namespace that cannot be read is noted and polled again, and is an error at the end if reading it is forbidden.
 func (w *statusWatch) showStatus(ctx context.Context) (ended bool, err error) {
 	seen, err := w.readStatus(ctx)
 	if err != nil {
@@ -127,7 +128,7 @@ func (w *statusWatch) showStatus(ctx context.Context) (ended bool, err error) {
 	if len(seen.views) == 0 && !w.watch {
 		w.noteNothingApplied(ctx, w.cluster, w.statusOptions)
 	}
-	if !w.watch || seen.isWell {
+	if !w.watch || seen.isSettled() {
 		return true, w.printLastStatus(ctx, seen)
 	}
 	for _, u := range seen.unread {
@@ -142,7 +143,7 @@ func (w *statusWatch) showStatus(ctx context.Context) (ended bool, err error) {
 	}
 	if time.Since(w.said) >= remindEvery {
 		w.said = time.Now()
-		w.ui.Say("waiting for %s (%s so far)", strings.Join(unhealthyBundles(seen.views, w.statusOptions), ", "), time.Since(w.began).Round(time.Second))
+		w.ui.Say("waiting for %s (%s so far)", strings.Join(append(unhealthyBundles(seen.views, w.statusOptions), seen.awaitedNamespaces()...), ", "), time.Since(w.began).Round(time.Second))
 	}
 	return false, nil
 }
@@ -200,6 +201,20 @@ func (e *unreadError) Error() string {
 
 func (e *unreadError) Unwrap() error { return e.cause }
 
+// isSettled reports whether polling again brings nothing: all that can be read is well, and the rest is forbidden.
+func (s *seenStatus) isSettled() bool { return s.isWell && len(s.awaitedNamespaces()) == 0 }
+
+// awaitedNamespaces returns the namespaces that could not be read, and may be next time.
+func (s *seenStatus) awaitedNamespaces() []string {
+	var names []string
+	for _, u := range s.unread {
+		if !deploy.IsForbidden(u.cause) {
+			names = append(names, "namespace "+u.namespace)
+		}
+	}
+	return names
+}
+
 // joinUnread returns the error of all namespaces that could not be read; nil for none.
 func (s *seenStatus) joinUnread() error {
 	var all []error
@@ -219,14 +234,14 @@ func (s *seenStatus) formatText(o statusOptions) string {
 	return text.String()
 }
 
-// readStatus returns what can be read; an error if that is nothing.
+// readStatus returns what can be read; an error if that is nothing, and a watch has nothing to wait for.
 func (w *statusWatch) readStatus(ctx context.Context) (*seenStatus, error) {
 	all, unread, err := w.listStatus(ctx, w.cluster, w.name, w.statusOptions, w.flags.parallel)
 	if err != nil {
 		return nil, err
 	}
 	seen := &seenStatus{views: []result.RuntimeStatus{}, isWell: true, unread: unread}
-	if len(all) == 0 && len(unread) > 0 {
+	if len(all) == 0 && len(unread) > 0 && (!w.watch || seen.isSettled()) {
 		return nil, seen.joinUnread()
 	}
 	for _, s := range all {

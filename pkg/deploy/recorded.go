@@ -23,6 +23,10 @@ func (c *Cluster) RecordedRuntimes(ctx context.Context, namespace string) ([]Rec
 	return store.List(ctx)
 }
 
+// IsForbidden reports whether the API server refused a request because the user lacks a permission, by the reason that it
+// gave.
+func IsForbidden(err error) bool { return apierrors.IsForbidden(err) }
+
 // ReadableRuntimes is [Cluster.RecordedRuntimes] of all namespaces, or of one where others may not be read. Without a
 // namespace, that they may not be read is an error.
 func (c *Cluster) ReadableRuntimes(ctx context.Context, namespace string) ([]RecordedRuntime, error) {
