@@ -120,7 +120,8 @@ func (w *world) countRequests() int {
 
 func (w *world) write(name, text string) {
 	w.Helper()
-	if err := os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600); err != nil {
+	path := filepath.Join(w.dir, name)
+	if err := errors.Join(os.WriteFile(path+".new", []byte(text), 0o600), os.Rename(path+".new", path)); err != nil {
 		w.Fatal(err)
 	}
 }
