@@ -38,10 +38,10 @@ ready. --yes skips the confirmation.
 Bundles that are no longer part of the runtime are deleted at the end. Resources that moved to
 another bundle are handed over. Namespaces and kinds with resources of others are deleted only
 with --delete-foreign. Nothing is written if nothing differs. If a bundle fails, bundles that
-need it are not started and the others are finished; the next apply continues from there, even
-after an interruption.
+need it and the layers above are not started, and the others are finished; the next apply continues
+from there, even after an interruption.
 
-Values files replace all values; each is merged over those before it. Without --values and
+Values files replace all values of the last apply; each is merged over those before it. Without --values and
 --values-from, apply uses the values of the last apply, which are stored in Secrets on the cluster.`,
 		Example: `  krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0
   krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0 --values site.yaml --yes

@@ -50,11 +50,11 @@ they need there: images, signatures and other referrers, and their tags.
 These stay, with everything that they name and everything attached to any of it:
   --keep PATTERN      versions and other tags that match the pattern, as in stable or 1.*, or a digest
   --keep-versions N   the newest N versions of each name
-  --cluster           what the revisions recorded on the cluster may roll back to; --contexts names several
+  --cluster           the revisions that are recorded on the cluster, for rollbacks; --contexts names several
   channels            tags that are not a version, unless you pass --delete-channels
   unknown tags        those of neither a bundle nor a runtime, unless you pass --delete-unknown
 
-At least one of the first three is needed, each pattern must match a tag, each cluster must have a revision
+At least one of the first three is needed, each pattern or digest must match, each cluster must have a revision
 recorded, and at least one version must stay. Versions are compared as their tags and manifests claim them;
 no signature is verified, so anyone who can push a version can cause an older one to be deleted. Content is
 deleted only if it is reachable only from deleted versions. A dry run asks the registry to delete a manifest
@@ -75,7 +75,7 @@ space at once, a registry at its next garbage collection. Copy nothing to the sa
 	flags := cmd.Flags()
 	flags.StringSliceVar(&o.keep, "keep", nil, "keep versions and other tags that match this pattern, such as stable or 1.*, or a digest")
 	flags.IntVar(&o.keepVersions, "keep-versions", 0, "keep this many versions of each name, the newest")
-	flags.BoolVar(&o.onCluster, "cluster", false, "keep what the revisions recorded on the cluster may roll back to")
+	flags.BoolVar(&o.onCluster, "cluster", false, "keep the revisions recorded on the cluster, which krtpkg rollback may go back to")
 	flags.StringSliceVar(&o.contexts, "contexts", nil, "like --cluster, for the clusters of these kubeconfig contexts")
 	o.cluster.addKubeconfig(cmd)
 	flags.StringVarP(&o.cluster.Namespace, "namespace", "n", "", "look for records only in this namespace (default: all namespaces)")

@@ -54,7 +54,7 @@ at the start, while the registry already answers; krtpkg catalog writes the same
 
 With --upstream it is a gate in front of a registry, for clients that verify nothing: it serves only
 what the policy accepts, and what the locks of verified runtimes name. Tags move only to verified
-versions, and never back. The policy is read again when it changes.`,
+versions, and back only with --allow-downgrade. The policy is read again when it changes.`,
 		Example: `  krtpkg serve edge-1.0.0.tar
   krtpkg serve --listen :5000 --tls-cert site.crt --tls-key site.key --htpasswd users edge-1.0.0.tar extras.tar
   krtpkg serve --ui edge-1.0.0.tar
