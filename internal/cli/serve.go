@@ -36,7 +36,7 @@ type serveFlags struct {
 func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
-		Use:   "serve ARCHIVE|oci:FOLDER...|--upstream REGISTRY",
+		Use:   "serve ARCHIVE|oci:FOLDER...|--writable FOLDER|--upstream REGISTRY",
 		Short: "serve archives or folders as a registry, or proxy a registry, serving only what a policy accepts",
 		Long: `Serve runs a read-only registry of archives and folders, for a site without a registry: krtpkg,
 kapp-controller and the nodes pull from it. It serves roots under their own names, and images also
