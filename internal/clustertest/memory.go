@@ -27,7 +27,7 @@ type controlGroup struct{ dir, limit, usage, reclaimable string }
 // listGroups returns the control groups of this process that may limit memory, with those that they are in, of both versions
 // of the kernel's interface. In a container the path may be that of the host, where only the last folder is there.
 func listGroups(root fs.FS) (all []controlGroup) {
-	text, _ := fs.ReadFile(root, "proc/self/cgroup") // without it there are none
+	text, _ := fs.ReadFile(root, "proc/self/cgroup") // systems without control groups have no such file
 	for line := range strings.Lines(string(text)) {
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3) // number, controllers, path
 		if len(parts) < 3 {

@@ -245,6 +245,7 @@ func RemoveGroups() {
 	roots, _ := filepath.Glob("/sys/fs/cgroup/*/k8s.io")
 	for _, root := range append(roots, "/sys/fs/cgroup/k8s.io") {
 		var dirs []string
+		// The function returns no error: what cannot be read is passed over, since groups end while this looks.
 		_ = filepath.WalkDir(root, func(name string, entry os.DirEntry, err error) error {
 			if err == nil && entry.IsDir() {
 				dirs = append(dirs, name)

@@ -64,7 +64,7 @@ func (a *Artifact) Created() (time.Time, error) {
 func Open(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (_ *Artifact, err error) {
 	ctx, end := tracing.Start(ctx, "open bundle", tracing.Digest(desc.Digest))
 	defer func() { end(err) }()
-	ctx, _ = oci.WithBudget(ctx)
+	ctx, _ = oci.WithBudget(ctx) // readers take from it by the context
 	m, err := ReadManifest(ctx, store, desc)
 	if err != nil {
 		return nil, err

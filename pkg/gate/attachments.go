@@ -32,7 +32,7 @@ type attachment struct {
 const absentFor = time.Minute
 
 func (r *repository) isAttached(d digest.Digest) bool {
-	a, ok := r.decided().attached.find(r.placeOf(d.String()))
+	a, ok := r.currentDecisions().attached.find(r.placeOf(d.String()))
 	return ok && time.Now().Before(a.until)
 }
 

@@ -31,8 +31,8 @@ func newRepository(g *Gate, name, where string, number int) *repository {
 // placeOf returns the place of a name in the repository.
 func (r *repository) placeOf(name string) place { return place{r.where, name} }
 
-// decided returns what was decided under the current policy.
-func (r *repository) decided() *decisions { return r.g.policy.Load().decided }
+// currentDecisions returns what was decided under the current policy.
+func (r *repository) currentDecisions() *decisions { return r.g.policy.Load().decided }
 
 // share does work once for all who want the same at the same time. It goes on if one of them goes away.
 func share[T any](ctx context.Context, r *repository, key string, work func(context.Context) (T, error)) (T, error) {
@@ -53,7 +53,7 @@ func share[T any](ctx context.Context, r *repository, key string, work func(cont
 
 // verdictOn returns what the policy says of a root now.
 func (r *repository) verdictOn(ctx context.Context, desc ocispec.Descriptor) (*verdict, error) {
-	v, ok := r.decided().verdicts.find(r.placeOf(desc.Digest.String()))
+	v, ok := r.currentDecisions().verdicts.find(r.placeOf(desc.Digest.String()))
 	if ok && time.Now().Before(v.until) {
 		return v, nil
 	}
@@ -137,7 +137,7 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 			desc.Size = found.size
 			return true
 		}
-		sizes, ok := r.decided().attached.findBlob(r.placeOf(d.String()))
+		sizes, ok := r.currentDecisions().attached.findBlob(r.placeOf(d.String()))
 		if ok {
 			desc.Size, isDisputed = sizes[0], len(sizes) > 1
 		}
@@ -152,7 +152,7 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 	if isFound() {
 		return settle()
 	}
-	decided := r.decided()
+	decided := r.currentDecisions()
 	refused, known := decided.blobRefusals.find(r.placeOf(d.String()))
 	if known && time.Now().Before(refused.until) {
 		return desc, refused.err

@@ -27,7 +27,7 @@ func (r *repository) findOwn(d digest.Digest, want role) (*verdict, bool) {
 }
 
 func (r *repository) findIn(d digest.Digest, want role) (*verdict, item, bool) {
-	return r.decided().findIn(r.where, d, want)
+	return r.currentDecisions().findIn(r.where, d, want)
 }
 
 // findIn finds a digest in the accepted roots of a repository; of all if where is empty.
@@ -44,7 +44,7 @@ func (decided *decisions) findIn(where string, d digest.Digest, want role) (*ver
 
 // findItem finds a digest in the accepted roots of a repository, and what images are made of in those of all.
 func (g *Gate) findItem(r *repository, d digest.Digest, want role) (*verdict, item, bool) {
-	decided := r.decided()
+	decided := r.currentDecisions()
 	if v, found, ok := decided.findIn(r.where, d, want); ok {
 		return v, found, true
 	}
@@ -66,7 +66,7 @@ func (r *repository) renewRoots(ctx context.Context, isFound func() bool) error 
 		return nil
 	}
 	others := map[string]*repository{}
-	for _, v := range r.decided().verdicts.listVerdicts("") {
+	for _, v := range r.currentDecisions().verdicts.listVerdicts("") {
 		others[v.repository.where] = v.repository
 	}
 	for _, name := range r.g.state.listNames() {
@@ -106,7 +106,7 @@ const maxRenewed = 16
 
 // renewOwnRoots is renewRoots of this repository. Verdicts that were not used for long make room.
 func (r *repository) renewOwnRoots(ctx context.Context, isFound func() bool) (failure error) {
-	verdicts := r.decided().verdicts
+	verdicts := r.currentDecisions().verdicts
 	for _, v := range verdicts.listVerdicts(r.where) {
 		now := time.Now()
 		switch {
@@ -194,7 +194,7 @@ func (g *Gate) expandAll(ctx context.Context) (failure error) {
 // reverifySavedTags verifies what tags of the repository led to before the gate was started, or before the policy changed, no more
 // often than Refresh, or soon again if that failed.
 func (r *repository) reverifySavedTags(ctx context.Context, isFound func() bool) (failure error) {
-	decided := r.decided()
+	decided := r.currentDecisions()
 	if last, ok := decided.recalled.find(r.where); ok && time.Now().Before(last.until) {
 		return last.err
 	}
@@ -225,7 +225,7 @@ func (r *repository) reverifySavedTags(ctx context.Context, isFound func() bool)
 
 // searchTags verifies the roots that the repository's tags lead to, no more often than Refresh.
 func (r *repository) searchTags(ctx context.Context) error {
-	if at, ok := r.decided().searched.find(r.where); ok && time.Since(at) < r.g.o.Refresh {
+	if at, ok := r.currentDecisions().searched.find(r.where); ok && time.Since(at) < r.g.o.Refresh {
 		return nil
 	}
 	_, err := share(ctx, r, "search", func(ctx context.Context) (any, error) {
@@ -251,7 +251,7 @@ func (r *repository) verifyTags(ctx context.Context, tags []string) error {
 	group.SetLimit(8)
 	for _, tag := range tags {
 		group.Go(func() error {
-			if !r.decided().verdicts.hasRoom() {
+			if !r.currentDecisions().verdicts.hasRoom() {
 				return nil
 			}
 			_, err := r.resolveTag(ctx, tag)
@@ -288,7 +288,7 @@ func (r *repository) searchManifest(ctx context.Context, d digest.Digest) (*verd
 		verdict *verdict
 		item    item
 	}
-	refused, known := r.decided().refusals.find(r.placeOf(d.String()))
+	refused, known := r.currentDecisions().refusals.find(r.placeOf(d.String()))
 	if known && time.Now().Before(refused.until) {
 		return nil, item{}, refused.err
 	}

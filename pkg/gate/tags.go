@@ -48,7 +48,7 @@ func (a tagAnswer) size() int64 {
 
 // resolveTag returns what a tag leads to: what it leads to upstream if that is accepted, or else what it led to before.
 func (r *repository) resolveTag(ctx context.Context, tag string) (tagAnswer, error) {
-	known, ok := r.decided().answers.find(r.placeOf(tag))
+	known, ok := r.currentDecisions().answers.find(r.placeOf(tag))
 	if ok && time.Now().Before(known.until) {
 		return known, known.err
 	}
@@ -198,7 +198,7 @@ func (r *repository) checkArgoCDTag(ctx context.Context, tag string, d digest.Di
 }
 
 func (r *repository) findRootWithLayer(layer digest.Digest) *verdict {
-	for _, v := range r.decided().verdicts.listAccepted(r.where) {
+	for _, v := range r.currentDecisions().verdicts.listAccepted(r.where) {
 		if v.rootLayer == layer {
 			return v
 		}
@@ -227,7 +227,7 @@ func (g *Gate) namesImage(r *repository, tag string, d digest.Digest) bool {
 		_, _, found := g.findItem(r, d, isImage)
 		return found
 	}
-	for _, v := range r.decided().verdicts.listAccepted("") {
+	for _, v := range r.currentDecisions().verdicts.listAccepted("") {
 		for path := r.name; path != ""; _, path, _ = strings.Cut(path, "/") {
 			if v.names[path+":"+tag] == d {
 				return true
@@ -311,7 +311,7 @@ func (r *repository) collectLookups(tags map[string]savedTag, saved map[string]l
 	for _, t := range tags {
 		roots[t.Digest] = true
 	}
-	verdicts := r.decided().verdicts
+	verdicts := r.currentDecisions().verdicts
 	for d := range roots {
 		if v, ok := verdicts.find(r.placeOf(d.String())); ok {
 			collect(v)
@@ -348,7 +348,7 @@ func checkDowngrade(last savedTag, found tagged) error {
 
 // listTags lists the tags that would be answered.
 func (r *repository) listTags(ctx context.Context) ([]string, error) {
-	if known, ok := r.decided().lists.find(r.where); ok && time.Now().Before(known.until) {
+	if known, ok := r.currentDecisions().lists.find(r.where); ok && time.Now().Before(known.until) {
 		return known.tags, nil
 	}
 	return share(ctx, r, "tags", func(ctx context.Context) ([]string, error) {

@@ -110,7 +110,7 @@ func (w *imageWalker) findInArguments(list *yaml.Node, at *documentPlace) {
 	for i := range flags.list {
 		one := &flags.list[i]
 		if !w.taken[one.value] && !w.isVariable(one.trimmedText()) {
-			w.takeNamed(flags, one, flags.place(one), labelOf(strings.TrimLeft(one.name, "-")), howArgument)
+			w.takeNamed(flags, one, flags.placeOfField(one), labelOf(strings.TrimLeft(one.name, "-")), howArgument)
 		}
 	}
 	for i, item := range list.Content {
@@ -174,10 +174,10 @@ func (w *imageWalker) findInEnvironment(list *yaml.Node, at *documentPlace) {
 	for i := range vars.list {
 		one := &vars.list[i]
 		if !w.taken[one.value] && !w.isVariable(one.trimmedText()) {
-			w.takeNamed(vars, one, vars.place(one), labelOf(one.name), howEnvironment)
+			w.takeNamed(vars, one, vars.placeOfField(one), labelOf(one.name), howEnvironment)
 		}
 		if !w.taken[one.value] {
-			w.inText(one.value, vars.place(one), Image, howEnvironment)
+			w.inText(one.value, vars.placeOfField(one), Image, howEnvironment)
 		}
 	}
 }

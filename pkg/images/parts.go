@@ -37,8 +37,8 @@ type fieldGroup struct {
 	isLoose bool
 }
 
-// place returns where a field of the group is.
-func (f *fieldGroup) place(one *namedField) *documentPlace {
+// placeOfField returns where a field of the group is.
+func (f *fieldGroup) placeOfField(one *namedField) *documentPlace {
 	switch {
 	case f.mapping != nil:
 		return f.at.atKey(one.name)
@@ -312,7 +312,7 @@ func (w *imageWalker) joinReference(f *fieldGroup, one *namedField, of string, r
 		// Whoever reads any other has more to it.
 		state = Image
 	}
-	w.addJoined(image, f.place(one), state, howSplit, parts).isLoose = f.isLoose
+	w.addJoined(image, f.placeOfField(one), state, howSplit, parts).isLoose = f.isLoose
 }
 
 // joinedField is a field as one part of a reference, and how many mappings out it is.

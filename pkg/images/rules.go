@@ -324,7 +324,7 @@ func (w *imageWalker) applyJoinRules(at *documentPlace) {
 		if r.strategy != nil {
 			state = Ignored
 		}
-		found := w.addJoined(image, w.near.place(main.namedField), state, howRule, parts)
+		found := w.addJoined(image, w.near.placeOfField(main.namedField), state, howRule, parts)
 		found.pinsDigest = r.pin == pinDigest
 		if state == Ignored {
 			found.Reason = "a search rule excludes it"

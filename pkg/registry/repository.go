@@ -86,7 +86,7 @@ func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.Rea
 		whole = desc.Size <= maxBufferedBlob
 		open = func() (io.ReadCloser, error) {
 			d := &resumableDownload{repository: r, ctx: ctx, desc: desc, pace: paceMeter{window: 5 * r.stallTimeout}}
-			return d, d.resume()
+			return d, d.resumeDownload()
 		}
 	}
 	if !whole {

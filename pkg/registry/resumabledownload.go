@@ -27,8 +27,8 @@ type resumableDownload struct {
 	closed bool
 }
 
-// resume requests the content from the current position, at first 0, to the end.
-func (d *resumableDownload) resume() error {
+// resumeDownload requests the content from the current position, at first 0, to the end.
+func (d *resumableDownload) resumeDownload() error {
 	header := http.Header{}
 	if d.offset > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", d.offset, d.desc.Size-1))
@@ -95,7 +95,7 @@ func (d *resumableDownload) Read(p []byte) (int, error) {
 // closed.
 func (d *resumableDownload) readOrResume(p []byte) (int, error) {
 	if d.body == nil {
-		if err := d.resume(); err != nil {
+		if err := d.resumeDownload(); err != nil {
 			return 0, err
 		}
 	}
